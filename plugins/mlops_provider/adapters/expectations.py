@@ -1,0 +1,137 @@
+"""What data should be and how it did: the vocabulary of validation, without the library that checks it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
+
+Severity = Literal["block", "quarantine", "warn"]
+
+
+class Expectation(BaseModel):
+    """
+    One thing a frame must be.
+
+    :param type: Great Expectations' name of it, such as ``expect_column_values_to_be_between``.
+    :param kwargs: Its arguments. ``mostly`` is the share of rows, 0-1, that must keep it.
+    :param severity: What happens otherwise. "block": the frame is refused. "quarantine": rows that break it are set
+        apart; if fewer than ``mostly`` keep it (and ``mostly`` is given), the frame is refused. "warn": it is said.
+    :param meaning: What it says, in a person's words.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    type: str = Field(pattern="^expect_")
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    severity: Severity
+    meaning: str = Field(min_length=1)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns it looks at; none if it is about the table."""
+        single = (self.kwargs.get(name) for name in ("column", "column_A", "column_B"))
+        return (*(name for name in single if name), *self.kwargs.get("column_list", ()))
+
+
+class ExpectationsFile(BaseModel):
+    """What an ``expectations.yaml`` holds."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    expectations: list[Expectation] = Field(min_length=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """
+    How a frame did on one expectation.
+
+    :param met: False also if it could not be checked.
+    :param checked: False if a column it needs is missing, or it broke on what it found.
+    :param failing: Rows that break it; None if it is about the table.
+    :param observed: What was found instead, in words that hold no value of a row.
+    :param rows: Labels of the failing rows.
+    """
+
+    expectation: Expectation
+    met: bool
+    checked: bool
+    failing: int | None
+    observed: str
+    rows: tuple[int, ...] = field(default=(), repr=False)
+
+    @property
+    def blocks(self) -> bool:
+        """It forbids to go on."""
+        severity = self.expectation.severity
+        refused = severity == "block" or (
+            severity == "quarantine"
+            and (not self.checked or self.failing is None or "mostly" in self.expectation.kwargs)
+        )
+        return refused and not self.met
+
+    @property
+    def standing(self) -> Literal["refused", "set apart", "warned", "met"]:
+        """What follows from it, in a word or two."""
+        if self.blocks:
+            return "refused"
+        if self.expectation.severity == "quarantine" and self.failing:
+            return "set apart"
+        return "met" if self.met else "warned"
+
+    @property
+    def sentence(self) -> str:
+        """What was expected and what was found, in one line."""
+        return f"{self.expectation.meaning} ({self.expectation.type}): {self.observed}"
+
+    def as_json(self) -> dict[str, Any]:
+        """What the ledger keeps of it."""
+        return {
+            "type": self.expectation.type,
+            "columns": list(self.expectation.columns),
+            "severity": self.expectation.severity,
+            "meaning": self.expectation.meaning,
+            "met": self.met,
+            "checked": self.checked,
+            "failing": self.failing,
+            "observed": self.observed,
+        }
+
+
+@dataclass(frozen=True)
+class Validation:
+    """
+    How a frame did on all of them.
+
+    :param total: Rows of the frame.
+    :param outcomes: In the order of the expectations.
+    :param rejected: Per rejected row, by its position in the frame, the reasons in words.
+    """
+
+    total: int
+    outcomes: tuple[Outcome, ...]
+    rejected: pd.Series[Any]
+
+    @cached_property
+    def blocking(self) -> tuple[str, ...]:
+        """Why the frame is refused, one sentence each; none if it is not."""
+        reasons = [outcome for outcome in self.outcomes if outcome.blocks]
+        # What could not be checked is a consequence of what failed: name it only if nothing else explains it.
+        reasons = [outcome for outcome in reasons if outcome.checked] or reasons
+        if not reasons and self.total and len(self.rejected) == self.total:
+            return (f"Each of the {self.total:,} rows breaks an expectation that sets rows apart",)
+        return tuple(outcome.sentence for outcome in reasons)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know, one sentence each."""
+        return tuple(outcome.sentence for outcome in self.outcomes if outcome.standing == "warned")
+
+    @property
+    def quarantined(self) -> tuple[str, ...]:
+        """What rows were set apart for, one sentence each."""
+        return tuple(outcome.sentence for outcome in self.outcomes if outcome.standing == "set apart")

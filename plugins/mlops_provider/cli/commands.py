@@ -1,0 +1,145 @@
+"""Every command in one table: ``mlops`` builds its parser from it, and so does ``airflow mlops``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+RUN_STAGES = ("ingest", "score", "monitor", "train", "deploy", "all")
+DEFAULT_MODEL_YAML = "include/flight_delays/model.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of a command; *options* go to ``argparse`` as they are."""
+
+    flags: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """
+    A command and the function behind it.
+
+    :param target: ``module:function`` inside ``mlops_provider.cli``, imported when the command runs. The
+        function takes the parsed arguments and gives the exit code.
+    """
+
+    name: str
+    help: str
+    target: str
+    arguments: tuple[Argument, ...] = ()
+
+    def load(self) -> Callable[[argparse.Namespace], int]:
+        """Import the function; nothing heavier than this module is imported before."""
+        module, _, function = self.target.partition(":")
+        loaded: Callable[[argparse.Namespace], int] = getattr(
+            importlib.import_module(f"mlops_provider.cli.{module}"), function
+        )
+        return loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Commands that share their first word."""
+
+    name: str
+    help: str
+    commands: tuple[Command, ...]
+
+
+def flag(name: str, help: str) -> Argument:
+    """A switch that is off unless given."""
+    return Argument((name,), {"help": help, "action": "store_true"})
+
+
+def option(name: str, help: str, **options: Any) -> Argument:
+    """An argument with a value."""
+    return Argument((name,), {"help": help, **options})
+
+
+MODEL = option("--model", "the model.yaml to work with (default: %(default)s)", default=DEFAULT_MODEL_YAML)
+
+COMMANDS: tuple[Command | Group, ...] = (
+    Command(
+        "doctor",
+        "check versions, extras, stores, ports and telemetry; say how to fix what is wrong",
+        "doctor:main",
+    ),
+    Command(
+        "run",
+        "run one stage, or all of a month, without Airflow",
+        "run:main",
+        (
+            Argument(("stage",), {"help": "which stage; 'all' is a whole month", "choices": RUN_STAGES}),
+            MODEL,
+            option("--partition", "month to work on, such as 2013-01; for train: the month to gate on"),
+            option("--version", "deploy: the version to deploy (default: the newest that passed the gate)"),
+            option("--run-id", "continue an earlier run under its ID instead of starting a new one"),
+        ),
+    ),
+    Group(
+        "settings",
+        "Airflow's connections, pools and variables from a file",
+        (
+            Command(
+                "apply",
+                "create or update what airflow_settings.yaml declares; a second time changes nothing",
+                "settings:main",
+                (
+                    option(
+                        "file", "the settings file (default: %(default)s)", nargs="?", default="airflow_settings.yaml"
+                    ),
+                    flag("--dry-run", "say what would change, change nothing"),
+                ),
+            ),
+        ),
+    ),
+    Group(
+        "audit",
+        "the ledger's evidence",
+        (Command("verify", "recompute the hash chain; name the first record that does not fit", "audit:main"),),
+    ),
+    Command(
+        "rollback",
+        "move traffic back to the last settled version",
+        "rollback:main",
+        (MODEL, option("--reason", "why, for the ledger", required=True)),
+    ),
+    Command(
+        "serve",
+        "run the model server in the foreground",
+        "serve:main",
+        (
+            Argument(("models",), {"help": "model.yaml files (default: include/*/model.yaml)", "nargs": "*"}),
+            option("--host", "interface to listen on (default: %(default)s)", default="127.0.0.1"),
+            option("--port", "port to listen on (default: MLOPS_SERVER_PORT, else 8090)", type=int),
+        ),
+    ),
+    Command(
+        "up",
+        "start Airflow, MLflow, the model server and the Evidently UI on this machine",
+        "up:main",
+        (
+            option("--fault", "demo: the month in which the source delivers bad data, such as 2013-04"),
+            option("--timeout", "longest wait for everything to be ready, in seconds", type=float, default=300.0),
+        ),
+    ),
+    Command("down", "stop exactly what 'mlops up' started", "down:main"),
+    Command(
+        "replay",
+        "replay past months through the DAGs of a running stack and print what was decided",
+        "replay:main",
+        (
+            MODEL,
+            option("--from", "first month (default: the model's first partition)", dest="first"),
+            option("--months", "how many months (default: %(default)s)", type=int, default=6),
+            option("--fault", "the faulty month that 'mlops up' was given; only checked here"),
+            option("--timeout", "longest wait for one DAG run, in seconds", type=float, default=900.0),
+        ),
+    ),
+)

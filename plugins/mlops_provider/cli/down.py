@@ -1,0 +1,34 @@
+"""``mlops down``: stop exactly what ``mlops up`` started."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from mlops_provider.cli.home import Home, Stack
+from mlops_provider.cli.processes import members, recorded
+from mlops_provider.cli.stack import stop_stack
+from mlops_provider.cli.up import locked, say
+from mlops_provider.exceptions import StoreUnavailableError
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Stop the stack of this project; its data, models and ledger stay."""
+    home = Home.here()
+    if not home.run.is_dir():
+        print("Nothing is up here.")
+        return 0
+    with locked(home):
+        began = time.monotonic()
+        known = recorded(home.run)
+        stopped = stop_stack(known, home, progress=say)
+        if left := [name for name, processes in members(known).items() if processes]:
+            raise StoreUnavailableError(
+                f"Could not stop {', '.join(left)}: see `ps -s` with the numbers in {home.run}."
+            )
+        Stack.forget(home)
+    if stopped:
+        print(f"Stopped {', '.join(stopped)} in {time.monotonic() - began:.0f} s. Data and logs stay in {home.root}.")
+    else:
+        print("Nothing is up here.")
+    return 0

@@ -1,0 +1,28 @@
+"""``mlops rollback``: give traffic back, without Airflow."""
+
+from __future__ import annotations
+
+import argparse
+
+from mlops_provider.cli.home import required, use_home
+from mlops_provider.cli.run import origin_of
+from mlops_provider.core import rollout
+from mlops_provider.core.names import Environment
+from mlops_provider.spec import load_spec
+from mlops_provider.targets import Server
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Move traffic back to the newest settled split and record why."""
+    from mlops_provider.steps import deploy
+    from mlops_provider.stores.suite import Stores
+
+    use_home()
+    model = load_spec(arguments.model).name
+    stores = Stores.from_environment()
+    target = Server(required(Environment.SERVER_URL), model=model, ledger=stores.ledger)
+    traffic = deploy.rollback(
+        model, stores, reason=arguments.reason, target=target, origin=origin_of("rollback_model", stage="rollback")
+    )
+    print(f"{model} is back at {rollout.describe(traffic.split)} (generation {traffic.generation}).")
+    return 0

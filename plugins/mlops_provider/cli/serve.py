@@ -1,0 +1,34 @@
+"""``mlops serve``: the model server in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+from mlops_provider import serving
+from mlops_provider.cli.home import configured_ports, required, use_home
+from mlops_provider.core.names import Environment
+from mlops_provider.exceptions import ConfigurationError
+from mlops_provider.spec import load_spec
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Serve the declared models until told to end."""
+    use_home()
+    files = [Path(file) for file in arguments.models] or sorted(Path("include").glob("*/model.yaml"))
+    if not files:
+        raise ConfigurationError("There is no include/*/model.yaml here: name the model.yaml to serve.")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells every look at MLflow
+    serving.run(
+        [load_spec(file).name for file in files],
+        host=arguments.host,
+        port=configured_ports()["server"] if arguments.port is None else arguments.port,
+        ledger_url=required(Environment.LEDGER_URL),
+        registry_uri=required(Environment.REGISTRY_URI),
+        spool_dir=required(Environment.SPOOL_DIR),
+        name=os.environ.get("MLOPS_REPLICA", "server"),
+    )
+    return 0

@@ -1,0 +1,86 @@
+"""What was measured about a candidate and its opponents, on the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mlops_provider.core.metrics import Interval
+from mlops_provider.core.payload import Payload
+from mlops_provider.core.references import TableRef
+
+CANDIDATE = "candidate"
+CHAMPION = "champion"
+
+
+@dataclass(frozen=True, slots=True)
+class Contender(Payload):
+    """
+    One model in the comparison: "candidate", "champion", or a baseline's name.
+
+    :param version: Its registered version; None for what is not registered.
+    """
+
+    name: str
+    version: str | None
+    metrics: Mapping[str, Interval]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison(Payload):
+    """
+    Candidate against one opponent on the same rows.
+
+    :param difference: Candidate minus opponent, oriented so that above 0 the candidate is better.
+    """
+
+    opponent: str
+    metric: str
+    difference: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class SliceScore(Payload):
+    """The candidate's score on the rows where *column* equals *value*."""
+
+    column: str
+    value: str
+    rows: int
+    metric: str
+    score: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation(Payload):
+    """
+    Everything measured about a candidate.
+
+    :param partition: Month it was evaluated on.
+    :param champion_version: Champion it was compared with; None if there was none.
+    :param data: The rows, as a table version.
+    """
+
+    model: str
+    run_id: str
+    partition: str
+    rows: int
+    contenders: tuple[Contender, ...]
+    comparisons: tuple[Comparison, ...]
+    slices: tuple[SliceScore, ...]
+    champion_version: str | None
+    data: TableRef
+
+    def of(self, name: str) -> Contender | None:
+        """Return the contender called *name*."""
+        return next((contender for contender in self.contenders if contender.name == name), None)
+
+    def against(self, opponent: str, metric: str) -> Interval | None:
+        """Return the difference to *opponent* on *metric*; above 0 the candidate is better."""
+        return next(
+            (one.difference for one in self.comparisons if (one.opponent, one.metric) == (opponent, metric)), None
+        )
+
+    def score(self, contender: str, metric: str) -> Interval | None:
+        """Return what *contender* scored on *metric*."""
+        found = self.of(contender)
+        return None if found is None else found.metrics.get(metric)

@@ -1,0 +1,283 @@
+"""The gate: whether a candidate has earned its place, in words and numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from mlops_provider.core.evaluation import CANDIDATE, CHAMPION, Comparison, Contender, Evaluation, SliceScore
+from mlops_provider.core.evidence import canonical
+from mlops_provider.core.metrics import DIRECTIONS, apart, number, signed
+from mlops_provider.core.payload import Payload
+
+# What the gate reads is part of its vocabulary: one import gives both.
+__all__ = [
+    "CANDIDATE",
+    "CHAMPION",
+    "Comparison",
+    "Contender",
+    "Evaluation",
+    "GatePolicy",
+    "Limit",
+    "Mode",
+    "SliceFloor",
+    "SliceScore",
+    "Verdict",
+    "decide",
+]
+
+Mode = Literal["enabled", "dry_run", "disabled"]
+
+SHOWN = 10
+"""Reasons listed at most in a summary; the rest is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit(Payload):
+    """Bounds of a metric of the candidate, in its own units, both included; None for no bound."""
+
+    metric: str
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SliceFloor(Payload):
+    """
+    What every slice must reach.
+
+    :param metric: A metric where more is better.
+    :param minimum: Lowest score allowed.
+    :param minimum_rows: Rows below which a slice is too small to judge.
+    """
+
+    metric: str
+    minimum: float
+    minimum_rows: int
+
+    def __post_init__(self) -> None:
+        if DIRECTIONS.get(self.metric, +1) < 0:
+            raise ValueError(f"a floor needs a metric where more is better; {self.metric!r} is better when less.")
+
+
+@dataclass(frozen=True, slots=True)
+class GatePolicy(Payload):
+    """
+    What a candidate has to show, fixed before it is trained.
+
+    :param primary: Metric on which champion and baselines must be beaten.
+    :param baselines: Simple models to beat, such as "dummy" and "linear".
+    :param minimum_rows: Rows below which nothing can be concluded.
+    :param mode: "dry_run" lets everything pass and says what would have happened; "disabled" checks nothing.
+    :param mode_reason: Why the gate is disabled.
+    """
+
+    primary: str
+    limits: tuple[Limit, ...]
+    baselines: tuple[str, ...]
+    slice_floor: SliceFloor | None
+    minimum_rows: int
+    mode: Mode = "enabled"
+    mode_reason: str = ""
+
+    def __post_init__(self) -> None:
+        if self.mode == "disabled" and not self.mode_reason.strip():
+            raise ValueError("a disabled gate needs a reason: it is recorded with every verdict.")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hex, of everything above."""
+        return hashlib.sha256(canonical(self.as_json()).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict(Payload):
+    """
+    The gate's answer.
+
+    :param reasons: Why the candidate was rejected; none if it passed.
+    :param warnings: What somebody should look at although it passed.
+    :param notes: What was checked and held.
+    """
+
+    passed: bool
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
+    mode: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """One paragraph: the answer, then why. At most ten reasons; the rest is counted."""
+        said = (*self.warnings, *self.notes) if self.passed else self.reasons
+        rest = len(said) - SHOWN
+        more = (f"And {rest} more.",) if rest > 0 else ()
+        return " ".join(("Passed." if self.passed else "Rejected.", *said[:SHOWN], *more))
+
+
+@dataclass(slots=True)
+class _Findings:
+    """What the checks say, while they are running."""
+
+    reasons: list[str]
+    warnings: list[str]
+    notes: list[str]
+
+
+def decide(
+    policy: GatePolicy, evaluation: Evaluation, *, declared_digest: str, champion_version: str | None
+) -> Verdict:
+    """
+    Decide whether the candidate passes.
+
+    What makes the evaluation itself worthless (changed thresholds, another champion, no candidate) rejects in every
+    mode: else switching the mode after training would be a way round the gate.
+
+    :param declared_digest: Digest of the policy that was declared before training.
+    :param champion_version: Champion pinned when the gate was declared; None if there was none.
+    """
+    invalid = tuple(_invalid(policy, evaluation, declared_digest, champion_version))
+    if invalid:
+        return Verdict(passed=False, reasons=invalid, warnings=(), mode=policy.mode)
+    if policy.mode == "disabled":
+        unchecked = f"The gate is disabled and checked nothing. Reason given: {policy.mode_reason.strip()}"
+        return Verdict(passed=True, reasons=(), warnings=(unchecked,), mode=policy.mode)
+
+    found = _Findings([], [], [])
+    _check_rows(policy, evaluation, found)
+    for limit in policy.limits:
+        _check_limit(limit, evaluation, found)
+    if champion_version is None:
+        found.notes.append("There is no champion to beat: this is the first.")
+    else:
+        _check_better(CHAMPION, f"champion, version {champion_version}", policy.primary, evaluation, found)
+    for baseline in policy.baselines:
+        _check_better(baseline, f"{baseline} baseline", policy.primary, evaluation, found)
+    if policy.slice_floor:
+        _check_slices(policy.slice_floor, evaluation, found)
+
+    if policy.mode == "dry_run":
+        would = [f"Would have been rejected: {reason}" for reason in found.reasons]
+        found.notes.insert(0, "Dry run: " + ("rejections are only said." if would else "would have passed too."))
+        found.reasons, found.warnings = [], [*would, *found.warnings]
+    return Verdict(
+        passed=not found.reasons,
+        reasons=tuple(found.reasons),
+        warnings=tuple(found.warnings),
+        mode=policy.mode,
+        notes=tuple(found.notes),
+    )
+
+
+def _invalid(
+    policy: GatePolicy, evaluation: Evaluation, declared_digest: str, champion_version: str | None
+) -> Iterator[str]:
+    """Yield what makes the evaluation no basis for a verdict."""
+    if policy.digest != declared_digest:
+        yield (
+            f"The thresholds changed after training began: digests {declared_digest[:12]} and {policy.digest[:12]} "
+            "differ. Train again under the new ones."
+        )
+    if evaluation.champion_version != champion_version:
+        yield (
+            f"The champion changed: {_champion(champion_version)} when the gate was declared, "
+            f"{_champion(evaluation.champion_version)} at the evaluation. Train again."
+        )
+    candidate, champion = evaluation.of(CANDIDATE), evaluation.of(CHAMPION)
+    if candidate is None:
+        yield f"The evaluation of run {evaluation.run_id!r} has no candidate in it."
+    elif candidate.version is not None and candidate.version == champion_version:
+        yield f"Candidate and champion are the same version, {candidate.version}."
+    if champion is not None and champion.version != evaluation.champion_version:
+        yield (
+            f"The evaluation scored {_champion(champion.version)} but names {_champion(evaluation.champion_version)}."
+        )
+
+
+def _champion(version: str | None) -> str:
+    return "no champion" if version is None else f"version {version}"
+
+
+def _check_rows(policy: GatePolicy, evaluation: Evaluation, found: _Findings) -> None:
+    rows = f"{evaluation.rows:,} rows of {evaluation.partition}"
+    if evaluation.rows < policy.minimum_rows:
+        found.reasons.append(f"Too few rows to judge: {rows}, at least {policy.minimum_rows:,} needed.")
+    else:
+        found.notes.append(f"Evaluated on {rows}.")
+
+
+def _check_limit(limit: Limit, evaluation: Evaluation, found: _Findings) -> None:
+    """Compare the value with its limit; an interval that crosses the limit is a warning."""
+    score = evaluation.score(CANDIDATE, limit.metric)
+    if score is None:
+        found.reasons.append(f"{limit.metric} has a limit but was not measured.")
+        return
+    for bound, side, value_off, interval_off in (
+        (limit.minimum, "below the minimum", -1, score.low),
+        (limit.maximum, "above the maximum", +1, score.high),
+    ):
+        if bound is None:
+            continue
+        shown, limit_shown = apart(score.value, bound)
+        interval = f"interval {number(score.low)} to {number(score.high)}"
+        if (score.value - bound) * value_off > 0:
+            found.reasons.append(f"{limit.metric} {shown} is {side} {limit_shown} ({interval}).")
+        elif (interval_off - bound) * value_off > 0:
+            found.warnings.append(f"{limit.metric} {shown} could be {side} {limit_shown}: {interval}.")
+        else:
+            found.notes.append(f"{limit.metric} {shown} keeps the {side.split()[-1]} {limit_shown} ({interval}).")
+
+
+def _check_better(opponent: str, called: str, metric: str, evaluation: Evaluation, found: _Findings) -> None:
+    """The candidate is better only if the whole interval of the difference says so."""
+    difference = evaluation.against(opponent, metric)
+    if difference is None:
+        found.reasons.append(f"{metric} was not compared with the {called}.")
+        return
+    ours, theirs = evaluation.score(CANDIDATE, metric), evaluation.score(opponent, metric)
+    values = ""
+    if ours is not None and theirs is not None:
+        values = "{} against {}, ".format(*apart(ours.value, theirs.value))
+    numbers = (
+        f"{metric} {values}better by {signed(difference.value)} ({signed(difference.low)} to {signed(difference.high)})"
+    )
+    if difference.low > 0:
+        found.notes.append(f"Better than the {called}: {numbers}.")
+    elif difference.high < 0:
+        found.reasons.append(f"Worse than the {called}: {numbers.replace('better by', 'difference')}.")
+    elif difference.low == difference.high == 0:
+        found.reasons.append(f"Not better than the {called}: {metric} is the same in every resample, as of one model.")
+    else:
+        found.reasons.append(
+            f"Not better than the {called}: {numbers.replace('better by', 'difference')} is inside the noise."
+        )
+
+
+def _check_slices(floor: SliceFloor, evaluation: Evaluation, found: _Findings) -> None:
+    scores = [one for one in evaluation.slices if one.metric == floor.metric]
+    judged = [one for one in scores if one.rows >= floor.minimum_rows]
+    for one in sorted(judged, key=lambda one: one.score.value):
+        shown, minimum = apart(one.score.value, floor.minimum)
+        if one.score.value < floor.minimum:
+            found.reasons.append(
+                f"Slice {one.column}={one.value} ({one.rows:,} rows): {floor.metric} {shown} is below the floor "
+                f"{minimum} (interval {number(one.score.low)} to {number(one.score.high)})."
+            )
+    if not scores:
+        found.reasons.append(f"There is a floor for slices, but no slice was measured with {floor.metric}.")
+    elif not judged:
+        largest = max(one.rows for one in scores)
+        found.warnings.append(
+            f"No slice could be judged: the largest of {len(scores)} has {largest:,} rows, "
+            f"{floor.minimum_rows:,} needed."
+        )
+    else:
+        lowest = min(judged, key=lambda one: one.score.value)
+        small = len(scores) - len(judged)
+        skipped = f"; {small} smaller than {floor.minimum_rows:,} rows not judged" if small else ""
+        found.notes.append(
+            f"{len(judged)} slices judged, lowest {lowest.column}={lowest.value} with "
+            f"{floor.metric} {number(lowest.score.value)}{skipped}."
+        )

@@ -1,0 +1,136 @@
+"""Every name that two modules must agree on."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """Kinds of ledger records, in the order of a model's life."""
+
+    LANDING = "landing"
+    VALIDATION = "validation"
+    FEATURES = "features"
+    PREDICTIONS = "predictions"
+    DELIVERY = "delivery"
+    OUTCOMES = "outcomes"
+    PERFORMANCE = "performance"
+    DRIFT = "drift"
+    RETRAIN = "retrain"
+    DECLARATION = "declaration"
+    SEARCH = "search"
+    TRAINING = "training"
+    EVALUATION = "evaluation"
+    GATE = "gate"
+    REGISTRATION = "registration"
+    SERVING_CHECK = "serving_check"
+    TRAFFIC = "traffic"
+    PROMOTION = "promotion"
+    ROLLBACK = "rollback"
+
+
+class Table(StrEnum):
+    """Tables of a model, below ``<root>/<model>/``."""
+
+    RAW = "raw"
+    QUARANTINE = "quarantine"
+    CLEAN = "clean"
+    FEATURES = "features"
+    PREDICTIONS = "predictions"
+    PREDICTION_LOG = "prediction_log"
+    OUTCOMES = "outcomes"
+
+
+PARTITION = "partition"
+"""The column every table is partitioned by."""
+
+REPORTS_FOLDER = "_reports"
+"""Folder of the reports below the root of the tables, if no other place is set."""
+
+
+class Task(StrEnum):
+    """IDs of the tasks that the stages make."""
+
+    LAND_DATA = "land_data"
+    VALIDATE_DATA = "validate_data"
+    BUILD_FEATURES = "build_features"
+    SCORE_BATCH = "score_batch"
+    WAIT_FOR_LABELS = "wait_for_labels"
+    DELIVER_PREDICTIONS = "deliver_predictions"
+    RECORD_OUTCOMES = "record_outcomes"
+    MEASURE_PERFORMANCE = "measure_performance"
+    DETECT_DRIFT = "detect_drift"
+    DECIDE_RETRAIN = "decide_retrain"
+    START_TRAINING = "start_training"
+    DECLARE_GATE = "declare_gate"
+    SEARCH_PARAMETERS = "search_parameters"
+    TRAIN_MODEL = "train_model"
+    EVALUATE_MODEL = "evaluate_model"
+    DECIDE_GATE = "decide_gate"
+    REGISTER_MODEL = "register_model"
+    START_DEPLOYMENT = "start_deployment"
+    CHECK_SERVING = "check_serving"
+    DEPLOY_MODEL = "deploy_model"
+    ROLLBACK_MODEL = "rollback_model"
+
+
+class Tag(StrEnum):
+    """Tags on MLflow runs and model versions."""
+
+    ORIGIN = "mlops.origin"
+    MODEL = "mlops.model"
+    PARTITION = "mlops.partition"
+    TRAINED_THROUGH = "mlops.trained_through"
+    CAUSE = "mlops.cause"
+    SEED = "mlops.seed"
+    CODE_DIGEST = "mlops.code_digest"
+    SPEC_DIGEST = "mlops.spec_digest"
+    GATE_DIGEST = "mlops.gate_digest"
+    GATE_RECORD = "mlops.gate_record"
+    LEDGER_HEAD = "mlops.ledger_head"
+    ROLLED_BACK = "mlops.rolled_back"
+
+
+class Alias(StrEnum):
+    """Aliases of model versions in the registry: a projection of the ledger, never its source."""
+
+    CHAMPION = "champion"
+    CHALLENGER = "challenger"
+    PREVIOUS = "previous"
+
+
+class Environment(StrEnum):
+    """Environment variables that settings are read from."""
+
+    TABLES_URI = "MLOPS_TABLES_URI"
+    LEDGER_URL = "MLOPS_LEDGER_URL"
+    REGISTRY_URI = "MLOPS_REGISTRY_URI"
+    REPORTS_URI = "MLOPS_REPORTS_URI"
+    SERVER_URL = "MLOPS_SERVER_URL"
+    SPOOL_DIR = "MLOPS_SPOOL_DIR"
+    EVIDENTLY_WORKSPACE = "MLOPS_EVIDENTLY_WORKSPACE"
+
+
+# Connection IDs; each is also the name of its connection type.
+TABLES_CONN = "mlops_tables"
+REGISTRY_CONN = "mlops_registry"
+LEDGER_CONN = "mlops_ledger"
+SERVER_CONN = "mlops_server"
+
+
+class Header(StrEnum):
+    """HTTP headers of the model server."""
+
+    VERSION = "X-MLOps-Version"
+    GENERATION = "X-MLOps-Generation"
+    REQUEST_ID = "X-MLOps-Request-Id"
+
+
+def features_asset(model: str) -> str:
+    """Name of the asset that says: the features of a month are ready."""
+    return f"{model}/features"
+
+
+def version_asset(model: str) -> str:
+    """Name of the asset that says: a version was registered."""
+    return f"{model}/version"

@@ -1,0 +1,91 @@
+"""What this package tells Airflow about itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MODULES = "mlops_provider"
+STEPS = ("ingest", "score", "monitor", "train", "deploy", "start")
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Describe hooks, connection types, operators, sensors, triggers, links and commands."""
+    integration = "MLOps"
+    return {
+        "package-name": "airflow-provider-mlops",
+        "name": "MLOps",
+        "description": "From raw data to a monitored model that retrains itself.",
+        "integrations": [
+            {
+                "integration-name": integration,
+                "external-doc-url": "https://pypi.org/project/airflow-provider-mlops/",
+                "tags": ["software"],
+            }
+        ],
+        "operators": [
+            {"integration-name": integration, "python-modules": [f"{MODULES}.operators.{step}" for step in STEPS]}
+        ],
+        "sensors": [{"integration-name": integration, "python-modules": [f"{MODULES}.sensors.partition"]}],
+        "hooks": [
+            {
+                "integration-name": integration,
+                "python-modules": [f"{MODULES}.hooks.{name}" for name in ("tables", "registry", "ledger", "server")],
+            }
+        ],
+        "triggers": [{"integration-name": integration, "python-modules": [f"{MODULES}.triggers.partition"]}],
+        "extra-links": [f"{MODULES}.links.ReportLink", f"{MODULES}.links.RunLink"],
+        "connection-types": [_tables(), _registry(), _ledger(), _server()],
+        "cli": [f"{MODULES}.cli.airflow_commands.get_commands"],
+    }
+
+
+def _tables() -> dict[str, Any]:
+    return {
+        "connection-type": "mlops_tables",
+        "hook-class-name": f"{MODULES}.hooks.tables.TablesHook",
+        "hook-name": "MLOps tables",
+        "ui-field-behaviour": {
+            "hidden-fields": ["schema", "login", "password", "port", "extra"],
+            "relabeling": {"host": "Root"},
+            "placeholders": {"host": "/data/mlops or s3://bucket/prefix"},
+        },
+    }
+
+
+def _registry() -> dict[str, Any]:
+    return {
+        "connection-type": "mlops_registry",
+        "hook-class-name": f"{MODULES}.hooks.registry.RegistryHook",
+        "hook-name": "MLOps model registry (MLflow)",
+        "ui-field-behaviour": {
+            "hidden-fields": ["schema", "port", "extra"],
+            "relabeling": {"host": "Tracking URI"},
+            "placeholders": {"host": "http://mlflow.example.com:5000", "login": "only if MLflow asks for one"},
+        },
+    }
+
+
+def _ledger() -> dict[str, Any]:
+    return {
+        "connection-type": "mlops_ledger",
+        "hook-class-name": f"{MODULES}.hooks.ledger.LedgerHook",
+        "hook-name": "MLOps ledger",
+        "ui-field-behaviour": {
+            "hidden-fields": ["extra"],
+            "relabeling": {"host": "Host or database URL", "schema": "Database"},
+            "placeholders": {"host": "postgres.example.com or sqlite:////data/ledger.db", "port": "5432"},
+        },
+    }
+
+
+def _server() -> dict[str, Any]:
+    return {
+        "connection-type": "mlops_server",
+        "hook-class-name": f"{MODULES}.hooks.server.ServerHook",
+        "hook-name": "MLOps model server",
+        "ui-field-behaviour": {
+            "hidden-fields": ["schema", "login", "password", "port", "extra"],
+            "relabeling": {"host": "URL"},
+            "placeholders": {"host": "http://models.example.com:8090"},
+        },
+    }

@@ -1,0 +1,24 @@
+"""The model server that answers predictions."""
+
+from __future__ import annotations
+
+from mlops_provider.core import names
+from mlops_provider.hooks.base import StoreHook
+
+
+class ServerHook(StoreHook):
+    """
+    Know where the model server is.
+
+    :param conn_id: Connection whose host is the server's URL, such as ``http://127.0.0.1:8090``.
+    """
+
+    conn_name_attr = "server_conn_id"
+    default_conn_name = names.SERVER_CONN
+    conn_type = names.SERVER_CONN
+    hook_name = "MLOps model server"
+    address_variable = names.Environment.SERVER_URL
+    allowed_schemes = frozenset({"http", "https"})
+
+    def __init__(self, conn_id: str = names.SERVER_CONN) -> None:
+        super().__init__(conn_id)

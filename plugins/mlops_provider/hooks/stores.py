@@ -1,0 +1,56 @@
+"""All stores of a task, each opened from its connection when it is first used."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from mlops_provider.hooks.ledger import LedgerHook
+from mlops_provider.hooks.registry import RegistryHook
+from mlops_provider.hooks.tables import TablesHook
+from mlops_provider.stores.suite import Stores  # noqa: TID253 - opens nothing before it is asked
+
+if TYPE_CHECKING:
+    from mlops_provider.stores.ledger import Ledger
+    from mlops_provider.stores.registry import Registry
+    from mlops_provider.stores.reports import Reports
+    from mlops_provider.stores.tables import Tables
+
+
+class ConnectedStores(Stores):
+    """
+    The stores behind three connections.
+
+    No connection is looked up before its store is used, so a task that only needs
+    the ledger runs where the other connections do not exist.
+
+    :param tables_conn_id: Connection of the tables and reports.
+    :param registry_conn_id: Connection of the model registry.
+    :param ledger_conn_id: Connection of the ledger.
+    """
+
+    def __init__(self, *, tables_conn_id: str, registry_conn_id: str, ledger_conn_id: str) -> None:
+        super().__init__()
+        self.tables_hook = TablesHook(tables_conn_id)
+        self.registry_hook = RegistryHook(registry_conn_id)
+        self.ledger_hook = LedgerHook(ledger_conn_id)
+
+    @cached_property
+    def tables(self) -> Tables:
+        """The versioned tables."""
+        return self.tables_hook.client
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The model registry."""
+        return self.registry_hook.client
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger of decisions."""
+        return self.ledger_hook.client
+
+    @cached_property
+    def reports(self) -> Reports:
+        """The reports beside the tables."""
+        return self.tables_hook.reports

@@ -1,0 +1,42 @@
+"""Links from a task to what it made: its report, its MLflow run. Airflow asks for them when the task ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow.sdk import BaseOperatorLink, conf
+
+from mlops_provider.core.origin import Origin
+from mlops_provider.hooks.registry import RegistryHook
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+    from airflow.sdk.types import TaskInstanceKey
+
+REPORTS_ROUTE = "/mlops/reports"
+
+
+class ReportLink(BaseOperatorLink):
+    """The rendered report of this very task; its path follows from the task's identity."""
+
+    name = "Report"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """Address of the report behind Airflow's login; that page says so if the task wrote none."""
+        origin = Origin(ti_key.dag_id, ti_key.run_id, ti_key.task_id, ti_key.map_index)
+        base_url = conf.get("api", "base_url", fallback="").rstrip("/")
+        return f"{base_url}{REPORTS_ROUTE}/{origin.path}/report.html"
+
+
+class RunLink(BaseOperatorLink):
+    """The MLflow run that this task worked on, which its operator leaves in ``linked_run_id``."""
+
+    name = "MLflow run"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """Address of the run, or nothing if the task did not get that far or MLflow has no web address."""
+        run_id = getattr(operator, "linked_run_id", None)
+        if run_id is None:
+            return ""
+        ui_url = RegistryHook(operator.registry_conn_id).ui_url.rstrip("/")  # type: ignore[attr-defined]
+        return f"{ui_url}/#/runs/{run_id}" if ui_url.startswith(("http://", "https://")) else ""

@@ -1,0 +1,1 @@
+"""One operator per lifecycle step; each reads its fields, calls one function of ``steps``, returns a reference."""

@@ -1,0 +1,89 @@
+"""From a source to features, one partition at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mlops_provider.core.references import TableRef
+from mlops_provider.links import ReportLink
+from mlops_provider.operators.base import PartitionStepOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from mlops_provider.core.origin import Origin
+
+
+class LandDataOperator(PartitionStepOperator):
+    """
+    Bring a partition of raw data into a versioned table.
+
+    Safe to retry and to repeat: the same bytes make no new version.
+
+    :param model_yaml: Path of the use case's ``model.yaml``. (templated)
+    :param partition: Partition key such as ``2013-01``; by default the run's own key. (templated)
+    :return: Reference to the landed partition.
+    :raises SourceError: The source is missing, truncated or unreadable. Not retried.
+    :raises StoreUnavailableError: The tables can't be written. Retried.
+    """
+
+    def step(self, context: Context, origin: Origin) -> dict[str, Any]:
+        from mlops_provider.steps import ingest
+
+        return ingest.land(self.spec, self.stores, self.partition, origin=origin).as_json()
+
+
+class ValidateDataOperator(PartitionStepOperator):
+    """
+    Check a landed partition against the expectations; bad rows are quarantined with their reasons.
+
+    The task links to the rendered report.
+
+    :param model_yaml: Path of the use case's ``model.yaml``. (templated)
+    :param partition: Partition key such as ``2013-01``; by default the run's own key. (templated)
+    :param landed: Reference to the landed partition. (templated)
+    :return: Reference to the clean partition.
+    :raises DataRejectedError: An expectation that blocks was not met. Not retried.
+    """
+
+    template_fields: Sequence[str] = (*PartitionStepOperator.template_fields, "landed")
+    operator_extra_links = (ReportLink(),)
+
+    def __init__(self, *, landed: Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.landed = landed
+
+    def step(self, context: Context, origin: Origin) -> dict[str, Any]:
+        from mlops_provider.steps import ingest
+
+        landed = TableRef.from_json(self.landed)
+        return ingest.validate(self.spec, self.stores, self.partition, landed, origin=origin).as_json()
+
+
+class BuildFeaturesOperator(PartitionStepOperator):
+    """
+    Compute the features of a clean partition into a versioned table.
+
+    The event of each asset in ``outlets`` carries the table and its version. Skipped, without an
+    event, when an earlier run already built the very same features.
+
+    :param model_yaml: Path of the use case's ``model.yaml``. (templated)
+    :param partition: Partition key such as ``2013-01``; by default the run's own key. (templated)
+    :param clean: Reference to the clean partition. (templated)
+    :return: Reference to the features of the partition.
+    """
+
+    template_fields: Sequence[str] = (*PartitionStepOperator.template_fields, "clean")
+
+    def __init__(self, *, clean: Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.clean = clean
+
+    def step(self, context: Context, origin: Origin) -> dict[str, Any]:
+        from mlops_provider.steps import ingest
+
+        clean = TableRef.from_json(self.clean)
+        features = ingest.build_features(self.spec, self.stores, self.partition, clean, origin=origin).as_json()
+        self.announce(context, model=self.spec.name, run_id=origin.run_id, **features)
+        return features

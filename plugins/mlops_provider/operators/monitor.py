@@ -1,0 +1,119 @@
+"""What happened to the predictions, and whether to train again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mlops_provider.links import ReportLink
+from mlops_provider.operators.base import ModelStepOperator, PartitionStepOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from mlops_provider.core.origin import Origin
+
+
+class DeliverPredictionsOperator(ModelStepOperator):
+    """
+    Append the server's sealed prediction segments to the prediction log, each exactly once.
+
+    :param model_yaml: Path of the use case's ``model.yaml``. (templated)
+    :param spool_dir: Folder the replicas write segments to; by default ``MLOPS_SPOOL_DIR``. (templated)
+    :return: Rows and segments delivered.
+    """
+
+    template_fields: Sequence[str] = (*ModelStepOperator.template_fields, "spool_dir")
+
+    def __init__(self, *, spool_dir: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.spool_dir = spool_dir
+
+    def step(self, context: Context, origin: Origin) -> dict[str, Any]:
+        from mlops_provider.steps import monitor
+
+        return monitor.deliver_predictions(self.spec, self.stores, spool_dir=self.spool_dir, origin=origin)
+
+
+class RecordOutcomesOperator(PartitionStepOperator):
+    """
+    Record the labels that are known for a partition.
+
+    :param model_yaml: Path of the use case's ``model.yaml``. (templated)
+    :param partition: Partition key such as ``2013-01``; by default the run's own key. (templated)
+    :return: Reference to the outcomes of the partition.
+    """
+
+    def step(self, context: Context, origin: Origin) -> dict[str, Any]:
+        from mlops_provider.steps import monitor
+
+        return monitor.record_outcomes(self.spec, self.stores, self.partition, origin=origin).as_json()
+
+
+class MeasurePerformanceOperator(PartitionStepOperator):
+    """
+    Compare a partition's predictions with its outcomes, overall and by slice, with intervals.
+
+    :param model_yaml: Path of the use case's ``model.yaml``. (templated)
+    :param partition: Partition key such as ``2013-01``; by default the run's own key. (templated)
+    :return: Ledger ID of the performance record.
+    """
+
+    def step(self, context: Context, origin: Origin) -> str:
+        from mlops_provider.steps import monitor
+
+        return monitor.measure_performance(self.spec, self.stores, self.partition, origin=origin)
+
+
+class DetectDriftOperator(PartitionStepOperator):
+    """
+    Compare a partition's features with those the serving version was trained on.
+
+    The task links to the Evidently report; a snapshot also goes to an Evidently workspace.
+
+    :param model_yaml: Path of the use case's ``model.yaml``. (templated)
+    :param partition: Partition key such as ``2013-01``; by default the run's own key. (templated)
+    :param workspace: Folder of the Evidently workspace; by default ``MLOPS_EVIDENTLY_WORKSPACE``. (templated)
+    :return: Ledger ID of the drift record.
+    """
+
+    template_fields: Sequence[str] = (*PartitionStepOperator.template_fields, "workspace")
+    operator_extra_links = (ReportLink(),)
+
+    def __init__(self, *, workspace: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.workspace = workspace
+
+    def step(self, context: Context, origin: Origin) -> str:
+        from mlops_provider.steps import monitor
+
+        return monitor.detect_drift(self.spec, self.stores, self.partition, workspace=self.workspace, origin=origin)
+
+
+class DecideRetrainOperator(PartitionStepOperator):
+    """
+    Decide whether to train again, and say why; skip what follows if not.
+
+    :param model_yaml: Path of the use case's ``model.yaml``. (templated)
+    :param partition: Partition key such as ``2013-01``; by default the run's own key. (templated)
+    :param performance: Ledger ID of the partition's performance record. (templated)
+    :param drift: Ledger ID of the partition's drift record. (templated)
+    :return: The decision: ``retrain``, ``trigger``, ``reasons``, ``through`` and ``cause``, the training's run ID.
+    """
+
+    template_fields: Sequence[str] = (*PartitionStepOperator.template_fields, "performance", "drift")
+
+    def __init__(self, *, performance: str, drift: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.performance = performance
+        self.drift = drift
+
+    def step(self, context: Context, origin: Origin) -> Mapping[str, Any]:
+        from mlops_provider.steps import monitor
+
+        decision = monitor.decide_retrain(
+            self.spec, self.stores, self.partition, performance=self.performance, drift=self.drift, origin=origin
+        )
+        if not decision["retrain"]:
+            self.stop_here(context, decision, "; ".join(decision["reasons"]))
+        return decision

@@ -1,0 +1,30 @@
+"""Predictions for a whole partition."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlops_provider.operators.base import PartitionStepOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from mlops_provider.core.origin import Origin
+
+
+class ScoreBatchOperator(PartitionStepOperator):
+    """
+    Predict every row of a partition with the version that has the traffic.
+
+    Skipped while there is no such version. Repeating it replaces the partition's predictions.
+
+    :param model_yaml: Path of the use case's ``model.yaml``. (templated)
+    :param partition: Partition key such as ``2013-01``; by default the run's own key. (templated)
+    :return: Reference to the predictions of the partition.
+    :raises StoreUnavailableError: Tables, registry or ledger don't answer. Retried.
+    """
+
+    def step(self, context: Context, origin: Origin) -> dict[str, Any]:
+        from mlops_provider.steps import score
+
+        return score.score(self.spec, self.stores, self.partition, origin=origin).as_json()

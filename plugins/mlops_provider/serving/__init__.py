@@ -1,0 +1,56 @@
+"""The model server: its own process, no Airflow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def run(
+    models: Sequence[str],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8090,
+    ledger_url: str,
+    registry_uri: str,
+    spool_dir: str | Path,
+    name: str = "server",
+    advertised_url: str = "",
+    workers: int = 2,
+    threads: int = 1,
+) -> None:
+    """
+    Serve *models* until the process is told to end (SIGTERM or Ctrl-C), then seal the prediction log.
+
+    :param models: Registered models to serve.
+    :param host: Address to listen on.
+    :param port: Port to listen on; 0 takes a free one, which the log tells.
+    :param ledger_url: SQLAlchemy URL of the ledger to follow.
+    :param registry_uri: MLflow tracking URI to load versions from.
+    :param spool_dir: Folder of the prediction log, on a local disk; each model gets a folder below.
+    :param name: Name of this replica, unique among those of a model.
+    :param advertised_url: Where rollouts reach this replica; by default host and port.
+    :param workers: Predictions computed at the same time.
+    :param threads: OpenMP and BLAS threads of one prediction.
+    :raises ConfigurationError: The port is taken, or no model is named.
+    """
+    # Read by the numeric libraries when they are loaded, hence before the first import of one.
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, str(threads))
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlops_provider.serving.process import serve
+
+    serve(
+        models,
+        host=host,
+        port=port,
+        ledger_url=ledger_url,
+        registry_uri=registry_uri,
+        spool_dir=Path(spool_dir),
+        name=name,
+        advertised_url=advertised_url,
+        workers=workers,
+        threads=threads,
+    )

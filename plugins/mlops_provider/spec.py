@@ -1,0 +1,193 @@
+"""``model.yaml``: a use case, declared once. Imported while DAGs are parsed, so it loads nothing heavy."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PrivateAttr
+
+from mlops_provider import use_case
+from mlops_provider.checked_yaml import Document, Problem
+from mlops_provider.core.drift import DriftPolicy
+from mlops_provider.core.evidence import canonical
+from mlops_provider.core.gates import GatePolicy
+from mlops_provider.core.names import Task
+from mlops_provider.core.retrain import RetrainPolicy
+from mlops_provider.exceptions import SpecError
+from mlops_provider.spec_parts import (
+    Bootstrap,
+    Columns,
+    Days,
+    Declared,
+    Features,
+    Functions,
+    GateSpec,
+    MonitoringSpec,
+    Month,
+    Name,
+    Resources,
+    RetrainSpec,
+    RolloutSpec,
+    Search,
+    Target,
+    Text,
+    TimeZone,
+)
+
+FunctionName = Literal["land", "features", "outcomes", "estimator", "space"]
+
+
+class ModelSpec(Declared):
+    """
+    A use case, as ``model.yaml`` declares it.
+
+    :param name: The model's name, in every store and asset.
+    :param keys: Columns that identify a row.
+    :param event_time: Column with the time a prediction is made, with a time zone.
+    :param time_zone: Zone in which the source counts its months.
+    :param first_partition: First month there is data for.
+    :param label_lag_days: Days after the end of a month until all its labels are known.
+    :param expectations: Expectations file, relative to the yaml.
+    :param slices: Columns by which scores are also measured.
+    :param protected: Columns about people that fairness is judged by.
+    :param resources: What each task may use, by task ID.
+    """
+
+    name: Name
+    owner: Text
+    description: str = ""
+    functions: Functions
+    keys: Annotated[Columns, Field(min_length=1)]
+    event_time: Text
+    time_zone: TimeZone = "UTC"
+    first_partition: Month
+    label_lag_days: Days
+    target: Target
+    expectations: Text
+    features: Features
+    slices: Columns = ()
+    protected: Columns = ()
+    seed: Annotated[int, Field(ge=0)] = 0
+    search: Search = Search()
+    bootstrap: Bootstrap = Bootstrap()
+    gate: GateSpec
+    rollout: RolloutSpec = RolloutSpec()
+    monitoring: MonitoringSpec = MonitoringSpec()
+    retrain: RetrainSpec = RetrainSpec()
+    approval: Literal["never"] = "never"
+    resources: dict[Annotated[Task, Field(strict=False)], Resources] = Field(default_factory=dict)
+
+    _path: Path = PrivateAttr()
+
+    @property
+    def path(self) -> Path:
+        """The yaml file this was read from."""
+        return self._path
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the use case."""
+        return self._path.parent
+
+    @property
+    def expectations_path(self) -> Path:
+        """The expectations file."""
+        return self.folder / self.expectations
+
+    @property
+    def feature_columns(self) -> tuple[str, ...]:
+        """Columns the model sees, numeric ones first."""
+        return self.features.numeric + self.features.categorical
+
+    @property
+    def rollout_steps(self) -> tuple[int, ...]:
+        """Percent for a new version after each step; 100 only, if all at once."""
+        return self.rollout.steps if self.rollout.strategy == "canary" else (100,)
+
+    @property
+    def gate_policy(self) -> GatePolicy:
+        """What a candidate has to show."""
+        return self.gate.policy()
+
+    @property
+    def drift_policy(self) -> DriftPolicy:
+        """When drift is an alarm."""
+        return self.monitoring.policy()
+
+    @property
+    def retrain_policy(self) -> RetrainPolicy:
+        """When to retrain."""
+        return self.retrain.policy()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hex, of everything declared, defaults included."""
+        return hashlib.sha256(canonical(self.model_dump(mode="json")).encode()).hexdigest()
+
+    @property
+    def code_digest(self) -> str:
+        """SHA-256, in hex, of the use case's Python and YAML files as they are now."""
+        return use_case.code_digest(self.folder)
+
+    def function(self, name: FunctionName) -> Callable[..., Any]:
+        """
+        Load one of the use case's functions.
+
+        :raises SpecError: It is not there, or its file cannot be imported. Not retried.
+        """
+        return use_case.load_function(self.folder, getattr(self.functions, name))
+
+
+def load_spec(path: str | os.PathLike[str]) -> ModelSpec:
+    """
+    Read and check a ``model.yaml``; read again only when the file changes.
+
+    :raises SpecError: Each line of the message is ``file:line: what, expected what``. Not retried.
+    """
+    file = Path(path)
+    try:
+        stat = file.stat()
+    except OSError as error:
+        raise SpecError(f"{file}: cannot be read: {error.strerror}.") from error
+    return _load(file, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=64)
+def _load(path: Path, _changed: int, _size: int) -> ModelSpec:
+    document = Document(path)
+    spec = document.check(ModelSpec)
+    spec._path = path.resolve()  # noqa: SLF001 - not declared in the yaml, hence no field
+    if problems := [*_column_problems(spec), *_file_problems(spec)]:
+        raise document.error(problems)
+    return spec
+
+
+def _column_problems(spec: ModelSpec) -> Iterator[Problem]:
+    """Yield columns that are named where the features table has none, and a target the model could see."""
+    known = {*spec.keys, *spec.feature_columns}
+    for field in ("slices", "protected"):
+        for index, column in enumerate(getattr(spec, field)):
+            if column not in known:
+                yield (field, index), f"expected a key or a feature, got {column!r}."
+    for index, column in enumerate(spec.monitoring.seasonal):
+        if column not in spec.feature_columns:
+            yield ("monitoring", "seasonal", index), f"expected a feature, got {column!r}."
+    if spec.target.name in known:
+        yield ("target", "name"), f"{spec.target.name!r} is also a key or a feature: the model would see its answer."
+    if spec.gate.slice_floor and not spec.slices:
+        yield ("gate", "slice_floor"), "a floor for slices needs columns under 'slices'."
+
+
+def _file_problems(spec: ModelSpec) -> Iterator[Problem]:
+    """Yield files that are named and not there."""
+    for field, reference in spec.functions.model_dump().items():
+        file = reference.partition(":")[0]
+        if not (spec.folder / file).is_file():
+            yield ("functions", field), f"there is no file {file!r} beside this one."
+    if not spec.expectations_path.is_file():
+        yield ("expectations",), f"there is no file {spec.expectations!r} beside this one."

@@ -1,0 +1,264 @@
+"""The parts of ``model.yaml`` and what each may hold."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from mlops_provider import use_case
+from mlops_provider.core import partitions
+from mlops_provider.core.drift import DriftPolicy
+from mlops_provider.core.gates import GatePolicy, Limit, Mode, SliceFloor
+from mlops_provider.core.metrics import DIRECTIONS
+from mlops_provider.core.retrain import RetrainPolicy
+from mlops_provider.core.rollout import check_steps
+from mlops_provider.exceptions import MissingPartitionError
+
+
+def _name(text: str) -> str:
+    if not (text.isascii() and text.isidentifier() and text == text.lower() and text[0] != "_"):
+        raise ValueError(f"expected small letters, digits and '_', starting with a letter, got {text!r}.")
+    return text
+
+
+def _month(text: str) -> str:
+    try:
+        return partitions.check(text)
+    except MissingPartitionError:
+        raise ValueError(f"expected a month such as '2013-01', got {text!r}.") from None
+
+
+def _time_zone(text: str) -> str:
+    try:
+        ZoneInfo(text)
+    except (KeyError, ValueError, OSError):
+        raise ValueError(f"expected a time zone such as 'America/New_York', got {text!r}.") from None
+    return text
+
+
+def _metric(text: str) -> str:
+    if text not in DIRECTIONS:
+        raise ValueError(f"expected one of {', '.join(DIRECTIONS)}, got {text!r}.")
+    return text
+
+
+def _function(text: str) -> str:
+    if not use_case.REFERENCE.fullmatch(text):
+        raise ValueError(f"expected file and function such as 'data.py:land', got {text!r}.")
+    return text
+
+
+def _distinct(texts: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := sorted({text for text in texts if texts.count(text) > 1}):
+        raise ValueError(f"each may stand here once: {', '.join(twice)}.")
+    return texts
+
+
+Name = Annotated[str, Field(max_length=63), AfterValidator(_name)]
+Month = Annotated[str, AfterValidator(_month)]
+TimeZone = Annotated[str, AfterValidator(_time_zone)]
+Text = Annotated[str, Field(min_length=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Days = Annotated[int, Field(ge=0)]
+Metric = Annotated[str, AfterValidator(_metric)]
+Function = Annotated[str, AfterValidator(_function)]
+Columns = Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(_distinct)]
+
+
+class Declared(BaseModel):
+    """Base of every part: types are taken literally, unknown keys refused, nothing changes afterwards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Functions(Declared):
+    """The use case's functions, as ``file.py:function`` relative to the yaml."""
+
+    land: Function
+    features: Function
+    outcomes: Function
+    estimator: Function
+    space: Function
+
+
+class Target(Declared):
+    """What is predicted: a column of ``outcomes`` that holds 0 and 1."""
+
+    name: Text
+    task: Literal["binary"] = "binary"
+
+
+class Features(Declared):
+    """Columns the model sees."""
+
+    numeric: Columns = ()
+    categorical: Columns = ()
+
+    @model_validator(mode="after")
+    def _some_and_distinct(self) -> Self:
+        columns = self.numeric + self.categorical
+        if not columns:
+            raise ValueError("expected at least one numeric or categorical column.")
+        _distinct(columns)
+        return self
+
+
+class Search(Declared):
+    """
+    Search of parameters.
+
+    :param trials: Parameter sets tried at most.
+    :param timeout_seconds: Seconds after which no trial begins.
+    :param sample_rows: Rows used at most.
+    """
+
+    trials: Count = 20
+    timeout_seconds: Count = 120
+    sample_rows: Count = 50_000
+
+
+class Bootstrap(Declared):
+    """
+    Intervals by resampling.
+
+    :param resamples: Draws; each contender is scored on the same ones.
+    :param confidence: Coverage of an interval, between 0 and 1.
+    """
+
+    resamples: Annotated[int, Field(ge=100)] = 300
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+
+class LimitSpec(Declared):
+    """Bounds of one metric, in its own units."""
+
+    metric: Metric
+    minimum: float | None = None
+    maximum: float | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.minimum is None and self.maximum is None:
+            raise ValueError("expected a minimum, a maximum or both.")
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(f"the minimum {self.minimum} is above the maximum {self.maximum}.")
+        return self
+
+
+class SliceFloorSpec(Declared):
+    """What every slice of at least *minimum_rows* rows must reach."""
+
+    metric: Metric
+    minimum: float
+    minimum_rows: Count
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.floor()
+        return self
+
+    def floor(self) -> SliceFloor:
+        """Return it as the gate takes it."""
+        return SliceFloor(**self.model_dump())
+
+
+class GateSpec(Declared):
+    """What a candidate has to show; see :class:`mlops_provider.core.gates.GatePolicy`."""
+
+    primary: Metric
+    limits: Annotated[tuple[LimitSpec, ...], Field(strict=False)] = ()
+    baselines: Annotated[tuple[Literal["dummy", "linear"], ...], Field(strict=False), AfterValidator(_distinct)] = (
+        "dummy",
+        "linear",
+    )
+    slice_floor: SliceFloorSpec | None = None
+    minimum_rows: Count = 1000
+    mode: Mode = "enabled"
+    mode_reason: str = ""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        _distinct(tuple(limit.metric for limit in self.limits))
+        self.policy()
+        return self
+
+    def policy(self) -> GatePolicy:
+        """Return it as the gate takes it."""
+        return GatePolicy(
+            primary=self.primary,
+            limits=tuple(Limit(**limit.model_dump()) for limit in self.limits),
+            baselines=self.baselines,
+            slice_floor=self.slice_floor.floor() if self.slice_floor else None,
+            minimum_rows=self.minimum_rows,
+            mode=self.mode,
+            mode_reason=self.mode_reason,
+        )
+
+
+class RolloutSpec(Declared):
+    """
+    How traffic moves to a new version.
+
+    :param strategy: "canary" goes through the steps; "all_at_once" loads the version, then switches.
+    :param steps: Percent for the new version after each step, rising to 100.
+    :param soak_seconds: Seconds a step is watched before the next.
+    """
+
+    strategy: Literal["canary", "all_at_once"] = "canary"
+    steps: Annotated[tuple[int, ...], Field(strict=False)] = (10, 50, 100)
+    soak_seconds: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        check_steps(self.steps)
+        return self
+
+
+class MonitoringSpec(Declared):
+    """When drift is an alarm; see :class:`mlops_provider.core.drift.DriftPolicy`."""
+
+    limit: Annotated[float, Field(gt=0)] = 0.1
+    seasonal: Columns = ()
+    seasonal_limit: Annotated[float, Field(gt=0)] | None = None
+    alarm_share: Share = 0.3
+    sample_rows: Count = 10_000
+    minimum_rows: Count = 1000
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.policy()
+        return self
+
+    def policy(self) -> DriftPolicy:
+        """Return it as the drift verdict takes it."""
+        return DriftPolicy(**self.model_dump())
+
+
+class RetrainSpec(Declared):
+    """When to retrain; see :class:`mlops_provider.core.retrain.RetrainPolicy`."""
+
+    windows_needed: Count = 2
+    windows_considered: Count = 3
+    performance_drop: Annotated[float, Field(ge=0)] = 0.02
+    max_age_days: Count = 120
+    cooldown_days: Days = 25
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.policy()
+        return self
+
+    def policy(self) -> RetrainPolicy:
+        """Return it as the retrain decision takes it."""
+        return RetrainPolicy(**self.model_dump())
+
+
+class Resources(Declared):
+    """What a task may use: Airflow's pool and queue, and threads of numeric libraries; None leaves the default."""
+
+    pool: Text | None = None
+    queue: Text | None = None
+    threads: Count | None = None

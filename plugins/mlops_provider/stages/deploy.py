@@ -1,0 +1,47 @@
+"""A version gets the traffic, or loses it."""
+
+from __future__ import annotations
+
+from airflow.sdk import Param
+
+from mlops_provider.core.names import Task
+from mlops_provider.operators.deploy import CheckServingOperator, DeployModelOperator, RollbackModelOperator
+from mlops_provider.stages.resources import resources
+
+VERSION = "{{ params.version }}"
+
+
+def deploy_params() -> dict[str, Param]:
+    """The form of a deployment."""
+    return {
+        "version": Param(
+            type="string",
+            pattern=r"^[1-9]\d*$",
+            title="Version",
+            description="Registered version that passed the gate, such as 3.",
+        )
+    }
+
+
+def deploy(model_yaml: str) -> None:
+    """Check that the server can answer with the version, then move traffic to it in steps."""
+    check = CheckServingOperator(**resources(model_yaml, Task.CHECK_SERVING), version=VERSION)
+    rollout = DeployModelOperator(**resources(model_yaml, Task.DEPLOY_MODEL), version=VERSION)
+    check >> rollout
+
+
+def rollback_params() -> dict[str, Param]:
+    """The form of a rollback."""
+    return {
+        "reason": Param(
+            type="string",
+            minLength=3,
+            title="Reason",
+            description="Why the serving version has to go; it is recorded in the ledger.",
+        )
+    }
+
+
+def rollback(model_yaml: str) -> None:
+    """Give the traffic back to the last settled version."""
+    RollbackModelOperator(**resources(model_yaml, Task.ROLLBACK_MODEL), reason="{{ params.reason }}")

@@ -1,0 +1,25 @@
+"""Raw data becomes features."""
+
+from __future__ import annotations
+
+from airflow.sdk import Asset
+
+from mlops_provider.core import names
+from mlops_provider.core.names import Task
+from mlops_provider.operators.ingest import BuildFeaturesOperator, LandDataOperator, ValidateDataOperator
+from mlops_provider.spec import load_spec
+from mlops_provider.stages.resources import resources
+
+
+def features_of(model_yaml: str) -> Asset:
+    """Name the asset that announces new features; its events carry the table and its version."""
+    return Asset(name=names.features_asset(load_spec(model_yaml).name))
+
+
+def ingest(model_yaml: str) -> None:
+    """Land a partition, validate it and build its features."""
+    landed = LandDataOperator(**resources(model_yaml, Task.LAND_DATA))
+    clean = ValidateDataOperator(**resources(model_yaml, Task.VALIDATE_DATA), landed=landed.output)
+    BuildFeaturesOperator(
+        **resources(model_yaml, Task.BUILD_FEATURES), clean=clean.output, outlets=[features_of(model_yaml)]
+    )

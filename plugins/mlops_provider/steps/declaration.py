@@ -1,0 +1,106 @@
+"""What is fixed before a model is trained: limits, the champion to beat, and the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlops_provider.core import partitions
+from mlops_provider.core.gates import GatePolicy
+from mlops_provider.core.names import Kind, Table
+from mlops_provider.core.payload import Payload
+from mlops_provider.core.references import TableRef
+from mlops_provider.exceptions import DataRejectedError, EvidenceError
+from mlops_provider.steps.learning import as_of
+from mlops_provider.steps.outcomes import ensure_outcomes
+from mlops_provider.steps.score import champion
+
+if TYPE_CHECKING:
+    from mlops_provider.core.evidence import Record
+    from mlops_provider.core.origin import Origin
+    from mlops_provider.spec import ModelSpec
+    from mlops_provider.stores.suite import Stores
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration(Payload):
+    """
+    The payload of a declaration. Tables are named by version, so that every later step reads the same rows.
+
+    :param through: Partition the candidate is judged on.
+    :param trained_on: Partitions it is fitted on, all earlier.
+    :param digest: Digest of the limits.
+    """
+
+    through: str
+    trained_on: tuple[str, ...]
+    features: TableRef
+    outcomes: TableRef
+    limits: GatePolicy
+    digest: str
+    champion_version: str | None
+    spec_digest: str
+    code_digest: str
+
+
+def declare_gate(spec: ModelSpec, stores: Stores, through: str, *, origin: Origin) -> str:
+    """
+    Fix the limits, the champion to beat and the data, in the ledger, before any training.
+
+    Outcomes that nobody recorded yet are recorded first. Later steps read exactly the table versions named here.
+
+    :param through: Partition the candidate is judged on; it is fitted on all earlier ones.
+    :return: Ledger ID of the declaration.
+    :raises DataRejectedError: There are no features of *through* or of any partition before it. Not retried.
+    """
+    through = partitions.check(through)
+
+    def declare() -> Mapping[str, Any]:
+        uri = stores.tables.uri(spec.name, Table.FEATURES)
+        built = stores.tables.partitions(uri)
+        earlier = tuple(partition for partition in built if partition < through)
+        version = stores.tables.version(uri)
+        if version is None or through not in built or not earlier:
+            raise DataRejectedError(
+                f"{spec.name!r} cannot be trained and judged on {through}: features are needed of {through} and of a "
+                f"partition before it, and there are those of {', '.join(built) or 'none'}. Run the ingest DAG first."
+            )
+        outcomes = ensure_outcomes(spec, stores, [*earlier, through], origin=origin)
+        policy = spec.gate_policy
+        return Declaration(
+            through=through,
+            trained_on=earlier,
+            features=TableRef(uri, version),
+            outcomes=outcomes,
+            limits=policy,
+            digest=policy.digest,
+            champion_version=champion(stores.ledger, spec.name),
+            spec_digest=spec.digest,
+            code_digest=spec.code_digest,
+        ).as_json()
+
+    record = stores.ledger.decide_once(
+        Kind.DECLARATION, spec.name, origin.key, declare, actor=origin.actor, as_of=as_of(spec, through)
+    )
+    return record.record_id
+
+
+def declared_for(spec: ModelSpec, stores: Stores, through: str, declaration: str | None) -> Record:
+    """
+    Find the declaration for *through*, the newest one if none is named.
+
+    :raises EvidenceError: There is none, or the named record is not one. Not retried.
+    """
+    if declaration is not None:
+        named = stores.ledger.get(declaration)
+        if (named.kind, named.model, named.payload.get("through")) != (Kind.DECLARATION, spec.name, through):
+            raise EvidenceError(f"Record {declaration!r} is no declaration of a gate of {spec.name!r} on {through}.")
+        return named
+    records = stores.ledger.history(Kind.DECLARATION, spec.name)
+    newest = next((record for record in reversed(records) if record.payload["through"] == through), None)
+    if newest is None:
+        raise EvidenceError(
+            f"No gate was declared for {spec.name!r} on {through}: declare it before anything is trained."
+        )
+    return newest

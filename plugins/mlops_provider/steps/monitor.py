@@ -1,0 +1,262 @@
+"""What became of a month's predictions: outcomes, performance, drift, and whether to train again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from mlops_provider.adapters import evaluation, scoring, training
+from mlops_provider.core import partitions
+from mlops_provider.core.drift import DriftVerdict, judge
+from mlops_provider.core.metrics import Interval
+from mlops_provider.core.names import Environment, Kind, Table, Task
+from mlops_provider.core.references import TableRef
+from mlops_provider.exceptions import ConfigurationError, DataRejectedError, StoreUnavailableError
+from mlops_provider.steps.learning import as_of, threads
+from mlops_provider.steps.outcomes import record_outcomes
+from mlops_provider.steps.provenance import Provenance, provenance
+from mlops_provider.steps.retraining import decide_retrain
+from mlops_provider.stores import predictions as segments
+
+if TYPE_CHECKING:
+    from mlops_provider.adapters.drift import Drift
+    from mlops_provider.core.origin import Origin
+    from mlops_provider.spec import ModelSpec
+    from mlops_provider.stores.suite import Stores
+
+__all__ = ["decide_retrain", "deliver_predictions", "detect_drift", "measure_performance", "record_outcomes"]
+
+REPORT = "report.html"
+_NOT_SERVED = "No model served this month: it has no predictions."
+
+
+def deliver_predictions(
+    spec: ModelSpec, stores: Stores, *, spool_dir: str | None = None, origin: Origin
+) -> dict[str, Any]:
+    """
+    Append the server's sealed prediction segments to the prediction log, each exactly once.
+
+    :param spool_dir: Folder that holds a folder of segments per model; by default ``MLOPS_SPOOL_DIR``.
+    :return: Rows and segments delivered.
+    :raises ConfigurationError: No folder is named. Not retried.
+    """
+    folder = spool_dir or os.environ.get(Environment.SPOOL_DIR)
+    if not folder:
+        raise ConfigurationError(f"Where are the predictions? Pass spool_dir or set {Environment.SPOOL_DIR}.")
+    uri = stores.tables.uri(spec.name, Table.PREDICTION_LOG)
+    delivery = segments.deliver(stores.tables, uri, Path(folder) / spec.name)
+    found = {"rows": delivery.rows, "segments": delivery.segments}
+    if delivery.rows:
+        stores.ledger.append(
+            Kind.DELIVERY, spec.name, {**found, "table": uri, "origin": origin.key}, actor=origin.actor
+        )
+    return found
+
+
+def measure_performance(spec: ModelSpec, stores: Stores, partition: str, *, origin: Origin) -> str:
+    """
+    Compare a partition's predictions with its outcomes: overall, by slice and by version, with intervals.
+
+    A partition that no model served is recorded as such.
+
+    :return: Ledger ID of the performance record.
+    """
+    month = partitions.check(partition)
+    record = stores.ledger.decide_once(
+        Kind.PERFORMANCE,
+        spec.name,
+        origin.key,
+        lambda: _performance(spec, stores, month),
+        actor=origin.actor,
+        as_of=as_of(spec, month),
+    )
+    return record.record_id
+
+
+def _performance(spec: ModelSpec, stores: Stores, month: str) -> Mapping[str, Any]:
+    empty: dict[str, Any] = {
+        "partition": month,
+        "version": None,
+        "rows": 0,
+        "metrics": {},
+        "slices": [],
+        "versions": {},
+    }
+    served = _newest(stores, spec, Table.PREDICTIONS, month)
+    if served is None:
+        return {**empty, "reason": _NOT_SERVED}
+    scored = stores.tables.read(served, columns=[*spec.keys, scoring.PROBABILITY, scoring.VERSION])
+    version = str(scored[scoring.VERSION].mode().iloc[0])
+    known = {"version": version, "predicted": len(scored), "predictions": served.as_json()}
+    labels = _newest(stores, spec, Table.OUTCOMES, month)
+    if labels is None:
+        return {**empty, **known, "reason": "The outcomes of this month are not known yet."}
+    rows = scored.merge(
+        stores.tables.read(labels, columns=[*spec.keys, spec.target.name]), on=list(spec.keys), validate="one_to_one"
+    )
+    rows = _with_slices(spec, stores, month, rows)
+    known |= {"outcomes": labels.as_json(), "rows": len(rows), "coverage": len(rows) / len(scored)}
+    try:
+        overall = _scored(spec, rows, slices=spec.slices)
+    except DataRejectedError as error:
+        return {**empty, **known, "reason": str(error)}
+    of_version = {str(name): part for name, part in rows.groupby(scoring.VERSION)}
+    return {
+        **empty,
+        **known,
+        "primary": spec.gate.primary,
+        "metrics": _as_json(overall.metrics[scoring.PROBABILITY]),
+        "slices": [each.as_json() for each in overall.slices],
+        "versions": {
+            name: _of_version(spec, part, overall, alone=len(of_version) == 1) for name, part in of_version.items()
+        },
+        "expected": _as_json(provenance(stores.ledger, spec.name, version).expected),
+        "resamples": spec.bootstrap.resamples,
+        "confidence": spec.bootstrap.confidence,
+    }
+
+
+def _scored(spec: ModelSpec, rows: pd.DataFrame, *, slices: tuple[str, ...] = ()) -> evaluation.Scores:
+    return evaluation.evaluate(
+        {scoring.PROBABILITY: rows[scoring.PROBABILITY]},
+        rows[spec.target.name],
+        rows,
+        slices=slices,
+        slice_metric=spec.gate.primary,
+        resamples=spec.bootstrap.resamples,
+        confidence=spec.bootstrap.confidence,
+        seed=spec.seed,
+        subject=scoring.PROBABILITY,
+    )
+
+
+def _of_version(spec: ModelSpec, rows: pd.DataFrame, overall: evaluation.Scores, *, alone: bool) -> dict[str, Any]:
+    try:
+        scores = overall if alone else _scored(spec, rows)
+    except DataRejectedError as error:
+        return {"rows": len(rows), "metrics": {}, "reason": str(error)}
+    return {"rows": len(rows), "metrics": _as_json(scores.metrics[scoring.PROBABILITY])}
+
+
+def _with_slices(spec: ModelSpec, stores: Stores, month: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Add slice columns that are features; those that are keys are there already."""
+    missing = [column for column in spec.slices if column not in rows]
+    features = _newest(stores, spec, Table.FEATURES, month)
+    if not missing or features is None:
+        return rows
+    columns = stores.tables.read(features, columns=[*spec.keys, *missing])
+    return rows.merge(columns, on=list(spec.keys), how="left", validate="one_to_one")
+
+
+def detect_drift(
+    spec: ModelSpec, stores: Stores, partition: str, *, workspace: str | None = None, origin: Origin
+) -> str:
+    """
+    Compare a partition's features with those that the version which served it was trained on.
+
+    Its predictions are compared with the ones that version makes on the partition of its gate, which it was not
+    trained on either. The Evidently report goes to the reports, a snapshot to an Evidently workspace.
+
+    :param workspace: Folder of the Evidently workspace; by default ``MLOPS_EVIDENTLY_WORKSPACE``; none if neither.
+    :return: Ledger ID of the drift record.
+    :raises DataRejectedError: The partition has no features. Not retried.
+    :raises StoreUnavailableError: The workspace cannot be written. Retried.
+    """
+    month = partitions.check(partition)
+    folder = workspace or os.environ.get(Environment.EVIDENTLY_WORKSPACE)
+    record = stores.ledger.decide_once(
+        Kind.DRIFT,
+        spec.name,
+        origin.key,
+        lambda: _drift(spec, stores, month, Path(folder) if folder else None, origin),
+        actor=origin.actor,
+        as_of=as_of(spec, month),
+    )
+    return record.record_id
+
+
+def _drift(spec: ModelSpec, stores: Stores, month: str, workspace: Path | None, origin: Origin) -> Mapping[str, Any]:
+    # Evidently takes seconds to import, and no other step of this module needs it.
+    from mlops_provider.adapters import drift as drifting
+
+    served = _newest(stores, spec, Table.PREDICTIONS, month)
+    if served is None:
+        unserved = DriftVerdict(columns=(), alarm=False, reasons=(), warnings=(_NOT_SERVED,))
+        return {"partition": month, "version": None, "rows": 0, **unserved.as_json(), "drifted": [], "report": None}
+    features = _newest(stores, spec, Table.FEATURES, month)
+    if features is None:
+        raise DataRejectedError(f"{spec.name!r} has no features of {month}: run its ingest DAG first.")
+    scored = stores.tables.read(served, columns=[scoring.PROBABILITY, scoring.VERSION])
+    version = str(scored[scoring.VERSION].mode().iloc[0])
+    made = provenance(stores.ledger, spec.name, version)
+
+    policy = spec.drift_policy
+    numeric = [column for column in spec.features.numeric if column in made.columns]
+    categorical = [column for column in spec.features.categorical if column in made.columns]
+    columns = [*numeric, *categorical]
+    found = drifting.measure(
+        stores.tables.read(made.features, columns=columns, partitions=made.trained_on),
+        stores.tables.read(features, columns=columns),
+        policy,
+        numeric=numeric,
+        categorical=categorical,
+        predictions=(_gate_predictions(spec, stores, made), scored[scoring.PROBABILITY].to_numpy()),
+        seed=spec.seed,
+        as_of=as_of(spec, month),
+        name=f"{month}, version {version}",
+        title=f"{spec.name}: {month} against what version {version} was trained on, {_span(made.trained_on)}",
+        labels={"partition": month, "version": version},
+    )
+    verdict = judge(policy, found.columns, rows=found.rows)
+    return {
+        "partition": month,
+        "version": version,
+        "rows": found.rows,
+        **verdict.as_json(),
+        "drifted": list(verdict.drifted),
+        "features": features.as_json(),
+        "reference": {**made.features.as_json(), "partitions": list(made.trained_on)},
+        "predictions": served.as_json(),
+        "report": stores.reports.write(origin, REPORT, found.html),
+        "snapshot": None if workspace is None else _log_snapshot(workspace, spec.name, found, month),
+    }
+
+
+def _span(months: Sequence[str]) -> str:
+    return months[0] if len(months) == 1 else f"{months[0]} to {months[-1]}"
+
+
+def _gate_predictions(spec: ModelSpec, stores: Stores, made: Provenance) -> Any:
+    """What the version predicts on a sample of the partition of its gate, (n_rows,)."""
+    rows = stores.tables.read(made.features, columns=made.columns, partitions=[made.gated_on])
+    if len(rows) > spec.monitoring.sample_rows:
+        rows = rows.sample(n=spec.monitoring.sample_rows, random_state=spec.seed)
+    model = stores.registry.load_model(f"models:/{spec.name}/{made.version}")
+    return training.probabilities(model, rows[list(made.columns)], threads=threads(spec, Task.DETECT_DRIFT))
+
+
+def _log_snapshot(workspace: Path, project: str, found: Drift, month: str) -> str:
+    from mlops_provider.adapters import drift as drifting
+
+    try:
+        return str(drifting.log_snapshot(workspace, project, found, key=month))
+    except OSError as error:
+        raise StoreUnavailableError(
+            f"The Evidently workspace {workspace} cannot be written: {error.strerror or error}. "
+            f"Free space there, or choose another folder in {Environment.EVIDENTLY_WORKSPACE}."
+        ) from error
+
+
+def _newest(stores: Stores, spec: ModelSpec, table: Table, month: str) -> TableRef | None:
+    """Newest version of a month of a table; None if the month is not in it."""
+    uri = stores.tables.uri(spec.name, table)
+    version = stores.tables.version(uri)
+    return None if version is None or month not in stores.tables.partitions(uri) else TableRef(uri, version, month)
+
+
+def _as_json(metrics: Mapping[str, Interval]) -> dict[str, Any]:
+    return {name: interval.as_json() for name, interval in metrics.items()}

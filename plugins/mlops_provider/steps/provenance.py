@@ -1,0 +1,69 @@
+"""Where a version came from, as the ledger tells it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlops_provider.core.evaluation import CANDIDATE, Evaluation
+from mlops_provider.core.metrics import Interval
+from mlops_provider.core.names import Kind
+from mlops_provider.core.references import TableRef
+from mlops_provider.exceptions import EvidenceError
+
+if TYPE_CHECKING:
+    from mlops_provider.stores.ledger import Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """
+    How a registered version was made.
+
+    :param trained_on: Partitions it was fitted on.
+    :param gated_on: Partition it passed the gate on.
+    :param features: Version of the features table it was fitted and gated on.
+    :param columns: Feature columns it sees.
+    :param expected: Its scores on the partition of the gate, by metric.
+    """
+
+    version: str
+    run_id: str
+    trained_on: tuple[str, ...]
+    gated_on: str
+    features: TableRef
+    columns: tuple[str, ...]
+    expected: dict[str, Interval]
+
+    @property
+    def trained_through(self) -> str:
+        """Last partition it was fitted on."""
+        return self.trained_on[-1]
+
+
+def provenance(ledger: Ledger, model: str, version: str) -> Provenance:
+    """
+    Look up how *version* was made.
+
+    :raises EvidenceError: The ledger does not hold its registration, training or evaluation. Not retried.
+    """
+    registration = next(
+        (each for each in reversed(ledger.history(Kind.REGISTRATION, model)) if each.payload["version"] == version),
+        None,
+    )
+    training = ledger.find(Kind.TRAINING, registration.payload["run_id"]) if registration else None
+    if registration is None or training is None:
+        raise EvidenceError(
+            f"The ledger does not say how version {version} of {model!r} was made. Is it another ledger?"
+        )
+    evaluation = Evaluation.from_json(ledger.get(registration.payload["evaluation"]).payload)
+    candidate = evaluation.of(CANDIDATE)
+    return Provenance(
+        version=version,
+        run_id=registration.payload["run_id"],
+        trained_on=tuple(training.payload["trained_on"]),
+        gated_on=evaluation.partition,
+        features=TableRef.from_json(training.payload["features"]),
+        columns=tuple(training.payload["columns"]),
+        expected=dict(candidate.metrics) if candidate else {},
+    )

@@ -1,0 +1,79 @@
+"""Predictions for a whole month with the version in service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlops_provider.adapters import scoring
+from mlops_provider.core import partitions, rollout
+from mlops_provider.core.names import Kind, Table, Task
+from mlops_provider.core.references import TableRef
+from mlops_provider.exceptions import NothingToDo, SourceError, SpecError
+from mlops_provider.steps.lineage import record_written
+
+if TYPE_CHECKING:
+    from mlops_provider.core.origin import Origin
+    from mlops_provider.spec import ModelSpec
+    from mlops_provider.stores.ledger import Ledger
+    from mlops_provider.stores.suite import Stores
+
+
+def score(
+    spec: ModelSpec, stores: Stores, partition: str, features: TableRef | None = None, *, origin: Origin
+) -> TableRef:
+    """
+    Predict every row of a month with the version that has most of the traffic; rows without a label too.
+
+    Repeating it replaces the month's predictions.
+
+    :param features: The features; by default the newest of that month.
+    :return: Reference to the predictions.
+    :raises NothingToDo: No version was ever put in service.
+    :raises SourceError: There are no features of that month. Not retried.
+    """
+    month = partitions.check(partition)
+    version = champion(stores.ledger, spec.name)
+    if version is None:
+        raise NothingToDo(f"{spec.name} has no version in service yet, so {month} has no predictions.")
+    tables = stores.tables
+    writer = tables.replace_partition(tables.uri(spec.name, Table.PREDICTIONS), month)
+    features = features or _newest(stores, spec.name, month)
+    kept = (*spec.keys, spec.event_time)
+    rows = tables.read(features, columns=list(dict.fromkeys([*kept, *spec.feature_columns])))
+    if rows.empty:
+        raise _no_features(spec.name, month)
+    taken = {scoring.PROBABILITY, scoring.VERSION, scoring.SCORED_BY}.intersection(kept)
+    if taken:
+        raise SpecError(f"{spec.path}: {', '.join(sorted(taken))}: a predictions table has a column of that name.")
+
+    resources = spec.resources.get(Task.SCORE_BATCH)
+    predicted = scoring.predictions(
+        stores.registry.load_model(f"models:/{spec.name}/{version}"),
+        rows,
+        columns=spec.feature_columns,
+        kept=kept,
+        version=version,
+        scored_by=origin.key,
+        threads=(resources and resources.threads) or 1,
+    )
+    written = writer.write(predicted, origin_key=origin.key)
+    record_written(Kind.PREDICTIONS, spec, stores, written, origin=origin, sources=[features], model_version=version)
+    return written.ref
+
+
+def champion(ledger: Ledger, model: str) -> str | None:
+    """Return the version with most traffic of the newest settled split; a rollout under way has not decided yet."""
+    settled = [traffic for traffic in ledger.traffic_history(model) if traffic.settled]
+    return rollout.champion(settled[-1]) if settled else None
+
+
+def _newest(stores: Stores, model: str, month: str) -> TableRef:
+    table = stores.tables.uri(model, Table.FEATURES)
+    version = stores.tables.version(table)
+    if version is None:
+        raise _no_features(model, month)
+    return TableRef(table, version, month)
+
+
+def _no_features(model: str, month: str) -> SourceError:
+    return SourceError(f"{model} has no features of {month}: run its ingest for that month first.")

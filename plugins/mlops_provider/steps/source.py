@@ -1,0 +1,44 @@
+"""Call the functions of a use case that read its sources, and say in our words what went wrong there."""
+
+from __future__ import annotations
+
+import lzma
+import zipfile
+import zlib
+from typing import TYPE_CHECKING, Literal
+
+from mlops_provider.adapters import features as feature_frames
+from mlops_provider.exceptions import SourceError, TransientError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mlops_provider.spec import ModelSpec
+
+_UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+"""What libraries raise for files that are missing, cut short or damaged; their messages hold no rows."""
+
+
+def read_source(spec: ModelSpec, function: Literal["land", "outcomes"], partition: str) -> pd.DataFrame:
+    """
+    Give what the use case's *function* reads for a partition.
+
+    :raises SourceError: The source is missing, truncated, unreadable, or not what the function expects. Not retried.
+    :raises TransientError: It does not answer. Retried.
+    """
+    name = getattr(spec.functions, function)
+    what = f"The source of {spec.name} {partition}"
+    try:
+        return feature_frames.frame_of(spec.function(function)(partition), name)
+    except (ConnectionError, TimeoutError) as error:
+        raise TransientError(
+            f"{what} does not answer ({type(error).__name__} in {name}). It is tried again."
+        ) from error
+    except _UNREADABLE as error:
+        raise SourceError(f"{what} cannot be read: {error}. Mend it, then clear this task.") from error
+    except (ValueError, LookupError, TypeError) as error:
+        # The message of such an error often quotes the value it choked on.
+        raise SourceError(
+            f"{what} is not what {name} expects ({type(error).__name__}; the task's log has the place). "
+            "Mend the source or the function, then clear this task."
+        ) from error

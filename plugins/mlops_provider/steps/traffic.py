@@ -1,0 +1,183 @@
+"""The hand on the lever: a rollout's reads and writes of the traffic record."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from mlops_provider.core import rollout
+from mlops_provider.core.names import Kind
+from mlops_provider.core.rollout import Traffic
+from mlops_provider.exceptions import ConcurrentWriteError, NothingToDo
+from mlops_provider.steps.approval import rolled_back
+
+if TYPE_CHECKING:
+    from mlops_provider.core.evidence import Record
+    from mlops_provider.core.origin import Origin
+    from mlops_provider.stores.ledger import Ledger
+    from mlops_provider.targets import Target
+
+logger = logging.getLogger(__name__)
+
+ROLLBACK = "rollback"
+"""Strategy of a record that takes versions back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """
+    Where a rollout stands before its next move.
+
+    :param generation: Newest generation, which the next one follows; 0 before the first.
+    :param base: What to go on from; None when nothing ever settled.
+    """
+
+    generation: int
+    base: Traffic | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lever:
+    """
+    Moves the traffic of one model; every move is a record read-then-inserted.
+
+    :param strategy: How traffic moves, for the record.
+    :param origin: Task that moves it.
+    """
+
+    ledger: Ledger
+    target: Target
+    strategy: str
+    origin: Origin
+
+    @property
+    def model(self) -> str:
+        """Registered model whose traffic is moved."""
+        return self.target.model
+
+    def standing(self, version: str, *, abandoned_after: float) -> Standing:
+        """
+        Read where the rollout of *version* has to go on.
+
+        Every try and every task that deploys the same version takes part in the same rollout. An unsettled
+        rollout of another version is in the way, unless it failed or was silent for long.
+
+        :param abandoned_after: Seconds without a move after which another rollout counts as dead.
+        """
+        record = self.ledger.latest(Kind.TRAFFIC, self.model)
+        if record is None:
+            return Standing(0, None)
+        traffic = Traffic.from_json(record.payload)
+        if not traffic.settled and version not in traffic.split and self._dead(record, abandoned_after):
+            logger.warning("Taking over from generation %s, whose rollout never settled", traffic.generation)
+            settled = [earlier for earlier in self.ledger.traffic_history(self.model) if earlier.settled]
+            return Standing(
+                traffic.generation, replace(settled[-1], generation=traffic.generation) if settled else None
+            )
+        return Standing(traffic.generation, traffic)
+
+    def opened(self) -> bool:
+        """Whether callers are answered: a version has settled once."""
+        return any(traffic.settled for traffic in self.ledger.traffic_history(self.model))
+
+    def champion(self, *, other_than: str | None = None) -> str | None:
+        """The version with most traffic when traffic last settled; or the last such one that is not *other_than*."""
+        champions = map(rollout.champion, self.ledger.traffic_history(self.model)[::-1])
+        return next((champion for champion in champions if champion and champion != other_than), None)
+
+    def strategy_of(self, traffic: Traffic) -> str:
+        """How *traffic* came about."""
+        record = self.ledger.find(Kind.TRAFFIC, f"{self.model}:{traffic.generation}")
+        return str(record.payload["strategy"]) if record else ""
+
+    def moved_before(self) -> Traffic | None:
+        """
+        What an earlier try of this very task moved.
+
+        :raises NothingToDo: It did, and traffic has moved on since.
+        """
+        records = self.ledger.history(Kind.TRAFFIC, self.model)
+        moved = [record for record in records if record.payload["origin"] == self.origin.key]
+        if not moved:
+            return None
+        if moved[-1] is not records[-1]:
+            raise NothingToDo(f"An earlier try rolled {self.model!r} back, and its traffic has moved on since.")
+        return Traffic.from_json(moved[-1].payload)
+
+    def move(
+        self, standing: Standing, split: Mapping[str, int], *, settled: bool, reason: str, strategy: str = ""
+    ) -> Traffic:
+        """
+        Make *split* the desired traffic.
+
+        :param strategy: How traffic moves, if not as usual.
+        :raises ConcurrentWriteError: Somebody moved it since *standing* was read. Retried.
+        """
+        traffic = self.ledger.propose_traffic(
+            self.model,
+            split,
+            settled=settled,
+            expected_generation=standing.generation,
+            reason=reason,
+            actor=self.origin.actor,
+            origin=self.origin.key,
+            strategy=strategy or self.strategy,
+        )
+        logger.info("Generation %s of %s: %s", traffic.generation, self.model, rollout.describe(traffic.split))
+        self.target.apply(traffic)
+        return traffic
+
+    def take_back(self, reason: str, *, version: str | None = None, refuse: bool = True) -> Traffic:
+        """
+        Return to the newest settled split that holds no version that was ever taken back.
+
+        What is left is recorded before traffic moves, so a version that was taken back stays out even if this
+        process dies in between.
+
+        :param reason: Why, for the record.
+        :param version: Version to leave; nothing happens if it is not in the split. By default whatever the
+            newest record brought in.
+        :param refuse: Whether the versions that are left may never return.
+        :raises RolloutRefusedError: There is no such split; traffic stays as it is. Not retried.
+        """
+        leaving: set[str] = {version} if version else set()
+        while True:
+            history = self.ledger.traffic_history(self.model)
+            if history and leaving and not leaving & set(history[-1].split):
+                return history[-1]
+            split = rollout.rollback_split(history, rolled_back(self.ledger, self.model))
+            current = history[-1]
+            leaving = leaving or set(current.split) - set(split)
+            if refuse:
+                self._refuse(current, split, reason)
+            try:
+                standing = Standing(current.generation, current)
+                return self.move(standing, split, settled=True, reason=reason, strategy=ROLLBACK)
+            except ConcurrentWriteError:
+                logger.info("Traffic moved meanwhile; reading it again")
+
+    def _refuse(self, current: Traffic, split: Mapping[str, int], reason: str) -> None:
+        payload = {
+            "generation": current.generation,
+            "from": dict(current.split),
+            "to": dict(split),
+            "refused": sorted(set(current.split) - set(split)),
+            "reason": reason,
+            "origin": self.origin.key,
+        }
+        # One rollback per generation: of two at once, both find the first one's record.
+        key = f"{self.model}:{current.generation}"
+        self.ledger.append(Kind.ROLLBACK, self.model, payload, key=key, actor=self.origin.actor)
+
+    def _dead(self, record: Record, abandoned_after: float) -> bool:
+        if datetime.now(UTC) - datetime.fromisoformat(record.recorded_at) > timedelta(seconds=abandoned_after):
+            return True
+        return any(
+            check.seq > record.seq
+            and not check.payload["passed"]
+            and check.payload["version"] in record.payload["split"]
+            for check in self.ledger.history(Kind.SERVING_CHECK, self.model)
+        )

@@ -1,0 +1,226 @@
+"""Seen with one's own eyes: that every live replica serves a generation and answers as the registry's model does."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlops_provider.core.names import Table
+from mlops_provider.core.rollout import Traffic, describe
+from mlops_provider.exceptions import ConcurrentWriteError, ServingCheckError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mlops_provider.stores.replicas import Replica
+    from mlops_provider.stores.suite import Stores
+    from mlops_provider.targets import Answer, Target
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 1e-9
+"""Largest difference between a served prediction and the registry model's own."""
+SAMPLE_ROWS = 50
+PROBES = 20
+"""Requests without a pinned version that are sent to see which versions answer."""
+PAUSE_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """
+    Real feature rows, and what each version makes of them outside the server.
+
+    :param rows: Shape (n_rows, n_columns).
+    :param expected: Version -> predictions, shape (n_rows,).
+    """
+
+    rows: pd.DataFrame
+    expected: Mapping[str, np.ndarray[Any, np.dtype[np.float64]]]
+
+
+def sample_rows(stores: Stores, model: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """
+    Take rows spread over the newest month of features; the same rows each time.
+
+    :raises ServingCheckError: The model has no features. Not retried.
+    """
+    uri = stores.tables.uri(model, Table.FEATURES)
+    months = stores.tables.partitions(uri) if stores.tables.exists(uri) else []
+    if not months:
+        raise ServingCheckError(f"{model!r} has no feature rows to compare answers on: run its ingest DAG first.")
+    frame = stores.tables.read(uri, columns=columns, partitions=months[-1:])
+    spread = np.unique(np.linspace(0, len(frame) - 1, SAMPLE_ROWS).astype(int))
+    return frame.iloc[spread].reset_index(drop=True)
+
+
+def sample(stores: Stores, model: str, columns: Sequence[str], version: str) -> Sample:
+    """Take sample rows, and let the registry's own model predict them."""
+    rows = sample_rows(stores, model, columns)
+    pipeline = stores.registry.load_model(f"models:/{model}/{version}")
+    return Sample(rows, {version: np.asarray(pipeline.predict_proba(rows)[:, 1], dtype=np.float64)})
+
+
+def require_replicas(target: Target) -> Sequence[Replica]:
+    """
+    Give the live replicas.
+
+    :raises StoreUnavailableError: There is none. Retried.
+    """
+    replicas = target.observe()
+    if not replicas:
+        raise StoreUnavailableError(
+            f"No live replica of {target.model!r} reports to the ledger. Start the model server: mlops serve."
+        )
+    return replicas
+
+
+def wait_until_served(
+    target: Target, traffic: Traffic, *, candidate: str | None = None, patience: float
+) -> Sequence[Replica]:
+    """
+    Wait until every live replica serves *traffic* with all its versions loaded.
+
+    :param candidate: Version that is on trial.
+    :param patience: Longest wait, in seconds.
+    :raises ConcurrentWriteError: A replica is ahead: somebody moved the traffic meanwhile. Retried.
+    :raises ServingCheckError: A replica refuses *candidate*. Not retried.
+    :raises StoreUnavailableError: No live replica, or one was not there in time. Retried.
+    """
+    deadline, told = time.monotonic() + patience, ""
+    while True:
+        replicas = target.observe()
+        behind = [replica for replica in replicas if not _serves(replica, traffic)]
+        if replicas and not behind:
+            return replicas
+        state = "; ".join(_progress(replica) for replica in behind) or "no live replica"
+        if state != told:
+            logger.info("Waiting for generation %s of %s: %s", traffic.generation, traffic.model, state)
+            told = state
+        for replica in behind:
+            _look_for_a_reason(replica, traffic, candidate)
+        if time.monotonic() > deadline:
+            if not replicas:
+                require_replicas(target)
+            raise StoreUnavailableError(
+                f"Not every replica of {traffic.model!r} serves generation {traffic.generation} "
+                f"({describe(traffic.split)}) after {patience:.0f} s: {state}."
+            )
+        time.sleep(PAUSE_SECONDS)
+
+
+def verify_pinned(target: Target, replicas: Sequence[Replica], sample: Sample, *, patience: float) -> None:
+    """
+    Let each replica score the sample with the versions it names, as the registry's own models did.
+
+    :param patience: Longest time, in seconds, over which an unanswered request is repeated.
+    :raises ServingCheckError: An answer differs. Not retried.
+    :raises StoreUnavailableError: No answer. Retried.
+    """
+    for replica in replicas:
+        for version in sample.expected:
+            answer = _patiently(partial(target.predict, sample.rows, version=version, replica=replica), patience)
+            _require_equal(answer, version, sample, where=f"replica {replica.replica}")
+
+
+def verify_choice(
+    target: Target,
+    traffic: Traffic,
+    replicas: Sequence[Replica],
+    sample: Sample,
+    *,
+    probes: int = PROBES,
+    patience: float,
+) -> None:
+    """
+    Ask as callers do, without naming a version: only those with traffic may answer.
+
+    :param replicas: Each is asked, and the address that callers use.
+    :param sample: Predictions of the versions in ``expected`` are compared, those of others not: a champion that
+        answers differently since a library changed is no reason against the candidate.
+    :param probes: Requests in all; at least one per replica is sent.
+    :param patience: Longest time, in seconds, over which an unanswered request is repeated.
+    :raises ServingCheckError: An answer differs, or comes from a version without traffic. Not retried.
+    :raises ConcurrentWriteError: A newer generation answered: the traffic was moved meanwhile. Retried.
+    :raises StoreUnavailableError: No answer, or still one of an older generation. Retried.
+    """
+
+    def ask(replica: Replica | None) -> Answer:
+        answer = target.predict(sample.rows, replica=replica)
+        if answer.generation < traffic.generation:
+            raise StoreUnavailableError(
+                f"Callers of {traffic.model!r} still get answers of generation {answer.generation}, not "
+                f"{traffic.generation}. Does the server's address lead to a replica that follows this ledger?"
+            )
+        return answer
+
+    asked = [None, *replicas]
+    for probe in range(max(probes, len(asked))):
+        answer = _patiently(partial(ask, asked[probe % len(asked)]), patience)
+        if answer.generation > traffic.generation:
+            raise ConcurrentWriteError(
+                f"Generation {answer.generation} of {traffic.model!r} answers instead of {traffic.generation}: "
+                "somebody moved the traffic meanwhile."
+            )
+        if not traffic.split.get(answer.version):
+            raise ServingCheckError(
+                f"Version {answer.version} answered, which has no traffic in generation {traffic.generation}: "
+                f"{describe(traffic.split)}."
+            )
+        if answer.version in sample.expected:
+            _require_equal(answer, answer.version, sample, where="the server")
+
+
+def _patiently(ask: Callable[[], Answer], patience: float) -> Answer:
+    """Repeat *ask* while the server gives no answer, for at most *patience* seconds."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return ask()
+        except StoreUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(PAUSE_SECONDS)
+
+
+def _serves(replica: Replica, traffic: Traffic) -> bool:
+    return replica.generation == traffic.generation and set(traffic.split) <= set(replica.versions)
+
+
+def _progress(replica: Replica) -> str:
+    loaded = ", ".join(replica.versions) or "no version"
+    trouble = f" ({replica.error})" if replica.error else ""
+    return f"{replica.replica} has generation {replica.generation} with {loaded}{trouble}"
+
+
+def _look_for_a_reason(replica: Replica, traffic: Traffic, candidate: str | None) -> None:
+    if replica.generation > traffic.generation:
+        raise ConcurrentWriteError(
+            f"Replica {replica.replica} already serves generation {replica.generation} of {traffic.model!r}, "
+            f"not {traffic.generation}: somebody moved the traffic meanwhile."
+        )
+    if candidate and f"Version {candidate} is refused:" in replica.error:
+        raise ServingCheckError(f"Replica {replica.replica}: {replica.error}")
+
+
+def _require_equal(answer: Answer, version: str, sample: Sample, *, where: str) -> None:
+    if answer.version != version:
+        raise ServingCheckError(f"On {where} version {answer.version} answered for version {version}.")
+    expected = sample.expected[version]
+    if len(answer.predictions) != len(expected):
+        raise ServingCheckError(
+            f"On {where} version {version} answered {len(answer.predictions)} predictions to {len(expected)} rows."
+        )
+    difference = np.abs(np.array(answer.predictions) - expected)
+    wrong = int((~(difference <= TOLERANCE)).sum())
+    if wrong:
+        raise ServingCheckError(
+            f"On {where} version {version} predicts {wrong} of {len(expected)} rows differently from the registry's "
+            f"model: by up to {np.nanmax(difference):.3g}, allowed are {TOLERANCE:.0e}."
+        )

@@ -1,0 +1,165 @@
+"""The few things we ask of deltalake, with its errors in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Literal
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from pyarrow.dataset import field
+
+from mlops_provider.core.names import PARTITION
+from mlops_provider.exceptions import SourceError, StoreUnavailableError
+
+Options = Mapping[str, str]
+
+# Versions that models were trained on must stay readable: neither the log nor replaced files are dropped by age.
+_CONFIGURATION: dict[str, str | None] = {
+    "delta.logRetentionDuration": "interval 36500 days",
+    "delta.deletedFileRetentionDuration": "interval 36500 days",
+}
+_RECENT = 20
+"""Commits to look at before the whole history is read."""
+
+_DISK_FULL = ("no space left", "quota exceeded", "file too large")
+_AWAY = (
+    "generic s3 error",
+    "generic localfilesystem error",
+    "could not create local directory",
+    "error sending request",
+    "permission denied",
+)
+
+
+def existing(uri: str, options: Options) -> DeltaTable | None:
+    """Newest version of the table; None if there is none."""
+    with explained(uri):
+        there = DeltaTable.is_deltatable(uri, storage_options=dict(options) or None)
+        return opened(uri, options) if there else None
+
+
+def opened(uri: str, options: Options, version: int | None = None) -> DeltaTable:
+    """
+    Open a table that must exist.
+
+    :raises SourceError: No such table or version. Not retried.
+    """
+    try:
+        return DeltaTable(uri, version=version, storage_options=dict(options) or None)
+    except TableNotFoundError as error:
+        raise SourceError(f"There is no table at {uri}: the step that writes it has not run yet.") from error
+    except DeltaError as error:
+        if "end version" not in str(error):
+            raise
+        raise SourceError(f"{uri} has no version {version}: was the table replaced by another one?") from error
+
+
+def created(uri: str, options: Options, schema: pa.Schema) -> DeltaTable:
+    """Make an empty table as version 0; whoever comes second gets the first one's."""
+    # Without retries: deltalake would rebase a creation that comes second into another protocol commit.
+    with suppress(CommitFailedError):
+        DeltaTable.create(
+            uri,
+            schema,
+            mode="ignore",
+            partition_by=[PARTITION] if PARTITION in schema.names else None,
+            configuration=_CONFIGURATION,
+            storage_options=dict(options) or None,
+            commit_properties=CommitProperties(max_commit_retries=0),
+        )
+    return opened(uri, options)
+
+
+def committed(
+    handle: DeltaTable, rows: pa.Table, transaction: Transaction, *, partition: str | None, about: Mapping[str, str]
+) -> bool:
+    """
+    Commit *rows* through *handle* under *transaction*: in place of *partition*, or appended if that is None.
+
+    :return: False if another commit came in between, which may or may not be in the way: look again.
+    """
+    new_columns = set(rows.column_names) - set(schema(handle).names)
+    merge: Literal["merge"] | None = "merge" if new_columns else None
+    properties = CommitProperties(custom_metadata=dict(about), app_transactions=[transaction])
+    try:
+        if partition is None:
+            write_deltalake(handle, rows, mode="append", schema_mode=merge, commit_properties=properties)
+        else:
+            write_deltalake(
+                handle,
+                rows,
+                mode="overwrite",
+                predicate=_is(partition),
+                schema_mode=merge,
+                commit_properties=properties,
+            )
+    except CommitFailedError:
+        return False
+    return True
+
+
+def _is(partition: str) -> str:
+    quoted = partition.replace("'", "''")
+    return f"{PARTITION} = '{quoted}'"
+
+
+def schema(handle: DeltaTable) -> pa.Schema:
+    """Columns of the table as Arrow types."""
+    return pa.schema(handle.schema().to_arrow())
+
+
+def partitions(handle: DeltaTable) -> list[str]:
+    """Partitions that hold rows, in rising order."""
+    return sorted({str(values[PARTITION]) for values in handle.partitions()})
+
+
+def scanned(handle: DeltaTable, columns: Sequence[str], wanted: Sequence[str] | None) -> pa.Table:
+    """Read *columns* of the *wanted* partitions (all if None), partition by partition in rising order."""
+    if PARTITION not in handle.metadata().partition_columns:
+        return handle.to_pyarrow_table(columns=list(columns))
+    there = partitions(handle)
+    chosen = there if wanted is None else [name for name in there if name in set(wanted)]
+    dataset = handle.to_pyarrow_dataset()
+    found = [dataset.to_table(columns=list(columns), filter=field(PARTITION) == name) for name in chosen]
+    return pa.concat_tables([dataset.schema.empty_table().select(list(columns)), *found])
+
+
+def last_commit(handle: DeltaTable, key: str, value: str) -> dict[str, Any] | None:
+    """Return the newest commit whose metadata says *key* = *value*; None if there is none."""
+    for limit in (_RECENT, None):
+        for commit in handle.history(limit):
+            if commit.get(key) == value:
+                return commit
+    return None
+
+
+@contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """
+    Say in words what the file system or S3 answered.
+
+    :raises StoreUnavailableError: Disk full, or the store cannot be reached. Retried.
+    :raises SourceError: A file of this version is gone. Not retried.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise SourceError(
+            f"{uri}: files of this version are gone; the table was vacuumed or its folder was cleaned by hand."
+        ) from error
+    except (DeltaError, OSError) as error:
+        said = " ".join(str(error).split())
+        if any(words in said.lower() for words in _DISK_FULL):
+            raise StoreUnavailableError(
+                f"Disk full while writing {uri}. Nothing of this write is visible; free space there (or choose "
+                "another folder in MLOPS_TABLES_URI) and let the task retry."
+            ) from error
+        if isinstance(error, OSError) or any(words in said.lower() for words in _AWAY):
+            raise StoreUnavailableError(
+                f"The table store at {uri} cannot be reached. Check MLOPS_TABLES_URI (or the connection), the network "
+                f"and the credentials. It said: {said[:300]}"
+            ) from error
+        raise

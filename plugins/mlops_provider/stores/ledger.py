@@ -1,0 +1,259 @@
+"""
+The ledger: what was decided, by whom, on what. Append-only and hash-chained, in SQLite or Postgres.
+
+Writers queue for one lock, so the chain has neither gaps nor retry storms; UNIQUE columns and triggers hold the rules
+for whoever does not queue.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from mlops_provider.core.evidence import GENESIS, Record, canonical, digest, first_break
+from mlops_provider.core.names import Kind
+from mlops_provider.core.rollout import Traffic
+from mlops_provider.exceptions import ConcurrentWriteError, EvidenceError
+from mlops_provider.stores import replicas
+from mlops_provider.stores.database import Database
+from mlops_provider.stores.ledger_schema import prepare, records
+from mlops_provider.stores.replicas import Replica
+
+_ATTEMPTS = 5
+_PAGE = 500
+"""Records held in memory while the chain is verified."""
+
+
+class Ledger:
+    """
+    One ledger. Connects, and makes its tables, on first use.
+
+    :param url: ``sqlite:////folder/ledger.db`` or ``postgresql://user:password@host/database``.
+
+    Every method raises ``StoreUnavailableError`` (retried) if the database is away, and ``EvidenceError`` (not
+    retried) if what it holds was not written by this package.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    @cached_property
+    def _database(self) -> Database:
+        database = Database(self.url)
+        prepare(database)
+        return database
+
+    def append(
+        self,
+        kind: str,
+        model: str,
+        payload: Mapping[str, Any],
+        *,
+        key: str | None = None,
+        actor: str = "",
+        as_of: datetime | str | None = None,
+    ) -> Record:
+        """
+        Append a record; if *kind* already has one under *key*, return that one instead.
+
+        :param payload: What is recorded; JSON types only, no NaN.
+        :param key: What makes it unique within its kind; None if it may repeat.
+        :param actor: Person or task that caused it.
+        :param as_of: Data time it speaks about.
+        """
+        return self._append(kind, model, payload, key, actor, as_of)[0]
+
+    def decide_once(
+        self,
+        kind: str,
+        model: str,
+        key: str,
+        compute: Callable[[], Mapping[str, Any]],
+        *,
+        actor: str = "",
+        as_of: datetime | str | None = None,
+    ) -> Record:
+        """Return the record under *key*; if there is none, compute it. Whoever records first wins."""
+        return self.find(kind, key) or self.append(kind, model, compute(), key=key, actor=actor, as_of=as_of)
+
+    def find(self, kind: str, key: str) -> Record | None:
+        """The record of *kind* under *key*."""
+        return self._first(records.c.kind == str(kind), records.c.key == key)
+
+    def get(self, record_id: str) -> Record:
+        """
+        The record with this ID.
+
+        :raises EvidenceError: There is none. Not retried.
+        """
+        found = self._first(records.c.record_id == record_id)
+        if found is None:
+            raise EvidenceError(
+                f"The ledger at {self._database.shown} has no record {record_id!r}. Is it another ledger?"
+            )
+        return found
+
+    def latest(self, kind: str, model: str) -> Record | None:
+        """Newest record of *kind* about *model*."""
+        return self._first(records.c.kind == str(kind), records.c.model == model)
+
+    def history(self, kind: str, model: str, limit: int | None = None) -> list[Record]:
+        """Records of *kind* about *model*, oldest first; only the newest *limit* if given."""
+        return self._all(records.c.kind == str(kind), records.c.model == model, limit=limit)
+
+    def records(self, model: str | None = None, limit: int | None = None) -> list[Record]:
+        """Records of every kind, oldest first; about one *model* and only the newest *limit* if given."""
+        return self._all(*([] if model is None else [records.c.model == model]), limit=limit)
+
+    def models(self) -> list[str]:
+        """Names of all models that have records."""
+        with self._database.reading() as connection:
+            return sorted(connection.scalars(sa.select(records.c.model).distinct()))
+
+    def head(self) -> Record | None:
+        """Newest record of the chain."""
+        return self._first()
+
+    def verify(self) -> tuple[Record, str] | None:
+        """Return the first record at which the chain does not hold, and why; None if it holds."""
+        with self._database.reading() as connection:
+            rows = connection.execution_options(yield_per=_PAGE).execute(sa.select(records).order_by(records.c.seq))
+            return first_break(_record(row, lenient=True) for row in rows)
+
+    def traffic(self, model: str) -> Traffic | None:
+        """Desired traffic of *model* now; None before its first rollout."""
+        found = self.latest(Kind.TRAFFIC, model)
+        return Traffic.from_json(found.payload) if found else None
+
+    def traffic_history(self, model: str) -> list[Traffic]:
+        """Every traffic record of *model*, oldest first."""
+        return [Traffic.from_json(record.payload) for record in self.history(Kind.TRAFFIC, model)]
+
+    def propose_traffic(
+        self,
+        model: str,
+        split: Mapping[str, int],
+        *,
+        settled: bool,
+        expected_generation: int,
+        reason: str = "",
+        actor: str = "",
+        origin: str = "",
+        strategy: str = "",
+        as_of: datetime | str | None = None,
+    ) -> Traffic:
+        """
+        Make *split* the desired traffic, if *expected_generation* is still the newest one.
+
+        :param split: Version to percent, 100 in all.
+        :param expected_generation: Generation this proposal was decided on; 0 before the first.
+        :param origin: Key of the proposing task; its retry gets the record of its first try.
+        :raises ConcurrentWriteError: Somebody else moved traffic meanwhile. Retried, having read again.
+        """
+        if expected_generation and self.find(Kind.TRAFFIC, f"{model}:{expected_generation}") is None:
+            raise ValueError(f"{model!r} has no generation {expected_generation} to follow.")
+        traffic = Traffic(model, expected_generation + 1, split, settled, reason)
+        payload = {**traffic.as_json(), "strategy": strategy, "origin": origin}
+        key = f"{model}:{traffic.generation}"
+        record, ours = self._append(Kind.TRAFFIC, model, payload, key, actor, as_of)
+        if ours or (origin and record.payload == payload):
+            return traffic
+        by = record.actor or record.payload.get("origin") or "somebody else"
+        raise ConcurrentWriteError(
+            f"Generation {traffic.generation} of {model!r} was taken by {by} meanwhile: "
+            f"{record.payload.get('reason') or 'no reason given'}. Read the traffic again and decide again."
+        )
+
+    def heartbeat(
+        self, replica: str, model: str, *, url: str, generation: int, versions: Sequence[str], error: str = ""
+    ) -> None:
+        """Say what a model server serves; the last word counts."""
+        with self._database.writing(queued=False) as connection:
+            replicas.note(connection, replica, model, url=url, generation=generation, versions=versions, error=error)
+
+    def replicas(self, model: str, alive_within_seconds: float = 15.0) -> list[Replica]:
+        """Model servers heard of in the last *alive_within_seconds*, by name."""
+        with self._database.reading() as connection:
+            return replicas.alive(connection, model, alive_within_seconds)
+
+    def close(self) -> None:
+        """Close idle connections. The next call opens new ones."""
+        self._database.close()
+
+    def _append(
+        self,
+        kind: str,
+        model: str,
+        payload: Mapping[str, Any],
+        key: str | None,
+        actor: str,
+        as_of: datetime | str | None,
+    ) -> tuple[Record, bool]:
+        """Append; return the record under *key* and whether it is the one appended now."""
+        text = canonical(payload)
+        about: dict[str, Any] = {
+            "kind": str(kind),
+            "model": model,
+            "key": key,
+            "payload": json.loads(text),
+            "actor": actor,
+            "as_of": as_of.isoformat() if isinstance(as_of, datetime) else as_of,
+        }
+        for _ in range(_ATTEMPTS):
+            try:
+                with self._database.writing(queued=True) as connection:
+                    if key is not None and (
+                        found := _newest(connection, records.c.kind == str(kind), records.c.key == key)
+                    ):
+                        return found, False
+                    head = _newest(connection)
+                    fields = about | {
+                        "seq": head.seq + 1 if head else 1,
+                        "record_id": uuid.uuid4().hex,
+                        "recorded_at": datetime.now(UTC).isoformat(timespec="microseconds"),
+                    }
+                    previous = head.digest if head else GENESIS
+                    record = Record(**fields, previous=previous, digest=digest(previous, **fields))
+                    connection.execute(
+                        sa.insert(records).values(
+                            fields | {"payload": text, "previous": previous, "digest": record.digest}
+                        )
+                    )
+                return record, True
+            except IntegrityError:
+                continue  # a writer that does not queue took this place in the chain
+        raise ConcurrentWriteError(
+            f"The ledger at {self._database.shown} was busy: {_ATTEMPTS} appends were overtaken."
+        )
+
+    def _first(self, *conditions: sa.ColumnElement[bool]) -> Record | None:
+        with self._database.reading() as connection:
+            return _newest(connection, *conditions)
+
+    def _all(self, *conditions: sa.ColumnElement[bool], limit: int | None) -> list[Record]:
+        newest = sa.select(records).where(*conditions).order_by(records.c.seq.desc()).limit(limit)
+        with self._database.reading() as connection:
+            return [_record(row) for row in connection.execute(newest)][::-1]
+
+
+def _newest(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> Record | None:
+    row = connection.execute(sa.select(records).where(*conditions).order_by(records.c.seq.desc()).limit(1)).first()
+    return _record(row) if row else None
+
+
+def _record(row: sa.Row[Any], *, lenient: bool = False) -> Record:
+    """Read a row; a *lenient* reader takes a payload that is no JSON as it is, for the digest to disagree."""
+    fields = row._asdict()
+    try:
+        fields["payload"] = json.loads(fields["payload"])
+    except ValueError as error:
+        if not lenient:
+            raise EvidenceError(f"Record {row.seq} of the ledger is unreadable: it was changed by hand.") from error
+    return Record(**fields)

@@ -1,0 +1,139 @@
+"""The ledger's tables, and the triggers that keep its records append-only."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+
+import sqlalchemy as sa
+
+from mlops_provider.exceptions import EvidenceError, StoreUnavailableError
+from mlops_provider.stores.database import Database
+
+SCHEMA_VERSION = 1
+
+_SWITCH_SECONDS = 30
+"""Longest wait for the switch to a write-ahead log."""
+
+_metadata = sa.MetaData()
+
+records = sa.Table(
+    "mlops_records",
+    _metadata,
+    sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
+    sa.Column("record_id", sa.String(64), nullable=False, unique=True),
+    sa.Column("kind", sa.String(64), nullable=False),
+    sa.Column("model", sa.String(250), nullable=False),
+    sa.Column("key", sa.String(1000)),
+    sa.Column("payload", sa.Text, nullable=False),
+    sa.Column("actor", sa.String(1000), nullable=False),
+    sa.Column("as_of", sa.String(40)),
+    sa.Column("recorded_at", sa.String(40), nullable=False),
+    # Unique: no two records follow the same one, so the chain cannot fork.
+    sa.Column("previous", sa.String(64), nullable=False, unique=True),
+    sa.Column("digest", sa.String(64), nullable=False, unique=True),
+    sa.UniqueConstraint("kind", "key"),
+    sa.Index("mlops_records_by_model", "model", "kind", "seq"),
+)
+
+# What the replicas of the model server serve right now. Not evidence: rows are overwritten.
+replicas = sa.Table(
+    "mlops_replicas",
+    _metadata,
+    sa.Column("replica", sa.String(250), primary_key=True),
+    sa.Column("model", sa.String(250), primary_key=True),
+    sa.Column("url", sa.String(1000), nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("versions", sa.Text, nullable=False),
+    sa.Column("error", sa.Text, nullable=False),
+    sa.Column("seen_at", sa.Double, nullable=False),
+)
+
+_about = sa.Table("mlops_ledger", _metadata, sa.Column("schema_version", sa.Integer, primary_key=True))
+
+# INSERT OR REPLACE would delete without firing the delete trigger, so the third one stops it.
+_SQLITE_TRIGGERS = (
+    """
+    CREATE TRIGGER mlops_records_no_update BEFORE UPDATE ON mlops_records
+    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END
+    """,
+    """
+    CREATE TRIGGER mlops_records_no_delete BEFORE DELETE ON mlops_records
+    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END
+    """,
+    """
+    CREATE TRIGGER mlops_records_in_line BEFORE INSERT ON mlops_records
+    WHEN NEW.seq <> coalesce((SELECT max(seq) FROM mlops_records), 0) + 1
+      OR NEW.previous <> (SELECT digest FROM mlops_records ORDER BY seq DESC LIMIT 1)
+      OR EXISTS (SELECT 1 FROM mlops_records WHERE record_id = NEW.record_id OR digest = NEW.digest)
+      OR EXISTS (SELECT 1 FROM mlops_records WHERE kind = NEW.kind AND "key" = NEW."key")
+    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only: a new record follows the newest one'); END
+    """,
+)
+_POSTGRES_TRIGGERS = (
+    """
+    CREATE OR REPLACE FUNCTION mlops_append_only() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'the ledger is append-only'; END $$
+    """,
+    """
+    CREATE TRIGGER mlops_records_no_change BEFORE UPDATE OR DELETE ON mlops_records
+    FOR EACH ROW EXECUTE FUNCTION mlops_append_only()
+    """,
+    """
+    CREATE TRIGGER mlops_records_no_truncate BEFORE TRUNCATE ON mlops_records
+    FOR EACH STATEMENT EXECUTE FUNCTION mlops_append_only()
+    """,
+)
+
+
+def prepare(database: Database) -> None:
+    """
+    Make the tables on first use, or check that they are ours.
+
+    :raises EvidenceError: Another version of this package made them. Not retried.
+    :raises StoreUnavailableError: The database is away or busy. Retried.
+    """
+    if database.dialect == "sqlite":
+        _use_write_ahead_log(database)
+    if _found_version(database) is None:
+        _create(database)
+    if (found := _found_version(database)) != SCHEMA_VERSION:
+        raise EvidenceError(
+            f"The ledger at {database.shown} has schema version {found}; this package reads {SCHEMA_VERSION}. "
+            "Install the package version that wrote it, or point MLOPS_LEDGER_URL at a new ledger."
+        )
+
+
+def _found_version(database: Database) -> int | None:
+    """Schema version of what is there, 0 if it names none; None if nothing is there."""
+    with database.reading() as connection:
+        if not sa.inspect(connection).has_table(_about.name):
+            return None
+        return connection.scalar(sa.select(sa.func.max(_about.c.schema_version))) or 0
+
+
+def _create(database: Database) -> None:
+    with database.writing(queued=True) as connection:
+        if sa.inspect(connection).has_table(_about.name):
+            return  # somebody else was first
+        _metadata.create_all(connection)
+        for trigger in _SQLITE_TRIGGERS if database.dialect == "sqlite" else _POSTGRES_TRIGGERS:
+            connection.exec_driver_sql(trigger)
+        connection.execute(sa.insert(_about).values(schema_version=SCHEMA_VERSION))
+
+
+def _use_write_ahead_log(database: Database) -> None:
+    """Let readers work beside a writer. SQLite's busy timeout does not cover this switch, so it is repeated."""
+    give_up = time.monotonic() + _SWITCH_SECONDS
+    while True:
+        with database.reading() as connection:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, sqlite3.Connection)
+            try:
+                if driver.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+                    driver.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > give_up:
+                    raise StoreUnavailableError(f"The ledger at {database.shown} cannot be used: {error}.") from error
+        time.sleep(0.02)

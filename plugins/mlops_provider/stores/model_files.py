@@ -1,0 +1,83 @@
+"""A model as files: scikit-learn in skops form, which loads no code of its own."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow.sklearn
+import pandas as pd
+import skops.io
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, infer_signature
+
+from mlops_provider.exceptions import ConfigurationError, ServingCheckError
+
+# MLflow imports it when a model is saved, and its import warns about type hints of its own classes.
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType", category=UserWarning)
+    import mlflow.pyfunc
+
+_FLAVOR = "sklearn"
+_LIBRARIES = ("sklearn.", "numpy.", "scipy.", "lightgbm.", "xgboost.")
+"""Packages whose types a stored model may ask to trust. Its list comes from the model itself, so it proves nothing."""
+
+
+def save(
+    model: Any,
+    folder: Path,
+    about: Model,
+    *,
+    example: pd.DataFrame,
+    pip_requirements: Sequence[str],
+    trusted_types: Sequence[str],
+) -> None:
+    """
+    Write a fitted classifier in MLflow's layout; `predict` of what MLflow serves is ``predict_proba``.
+
+    :param example: A few feature rows (n_rows, n_features), for the signature and as input example.
+    :param pip_requirements: Pinned packages; given, so that MLflow does not probe the environment for seconds.
+    :param trusted_types: Types beyond skops' own list that the model may hold.
+    :raises ConfigurationError: The model holds a type that is not trusted. Not retried.
+    """
+    with warnings.catch_warnings():
+        # Advice to store integers as floats because they could be missing: the feature table keeps its types.
+        warnings.filterwarnings("ignore", message=".*integer column", category=UserWarning)
+        signature = infer_signature(example, model.predict_proba(example))
+        try:
+            mlflow.sklearn.save_model(
+                model,
+                str(folder),
+                mlflow_model=about,
+                serialization_format="skops",
+                signature=signature,
+                input_example=example,
+                pip_requirements=list(pip_requirements),
+                pyfunc_predict_fn="predict_proba",
+                skops_trusted_types=list(trusted_types),
+            )
+        except MlflowException as error:
+            raise ConfigurationError(f"The model cannot be stored: {error.message}") from error
+
+
+def load(folder: Path) -> Any:
+    """
+    Read a model back.
+
+    :return: The fitted scikit-learn estimator.
+    :raises ServingCheckError: The files are not a scikit-learn model in skops form, or ask to trust types of packages
+        that models are not made of. Not retried.
+    """
+    try:
+        flavor = Model.load(str(folder)).flavors[_FLAVOR]
+        file, form = folder / flavor["pickled_model"], flavor["serialization_format"]
+    except (MlflowException, KeyError) as error:
+        raise ServingCheckError(f"The files in {folder} are not a scikit-learn model of MLflow's.") from error
+    trusted = list(flavor.get("skops_trusted_types") or [])
+    strange = [name for name in trusted if not name.startswith(_LIBRARIES)]
+    if form != "skops" or strange:
+        what = f"asks to trust {', '.join(strange[:10])}" if strange else f"is stored as {form}"
+        raise ServingCheckError(f"The model {what}: loading it could run foreign code. Register it anew as skops.")
+    return skops.io.load(file, trusted=trusted)

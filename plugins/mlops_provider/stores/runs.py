@@ -1,0 +1,313 @@
+"""
+MLflow's tracking half: runs, what they log, and the models they store.
+
+Nothing here touches MLflow's global state, so several registries may live in one process. MLflow cannot refuse a second
+run or model of one task: tries that overlap create both, agree on one by a parameter, and delete the other.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import mlflow.artifacts
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModel,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+)
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+
+from mlops_provider.core.names import Tag
+from mlops_provider.core.references import TableRef
+from mlops_provider.exceptions import ConcurrentWriteError, PermanentError
+from mlops_provider.stores import mlflow_access, model_files
+
+_MODEL_NAME = "model"
+_ATTEMPTS = 20
+_PARAMS_PER_CALL = 100
+"""MLflow's own limit."""
+
+# A parameter is the one thing in MLflow that can be written only once: overlapping tries agree by it.
+_RUN_ID = "mlops.run_id"
+_MODEL_ID = "mlops.model_id"
+
+
+class Runs:
+    """
+    Runs of one MLflow server. Connects on first use; errors as in :class:`~mlops_provider.stores.registry.Registry`.
+
+    :param tracking_uri: Address of the server, or of the database in its place.
+    """
+
+    def __init__(self, tracking_uri: str) -> None:
+        self.tracking_uri = tracking_uri
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        self.ping()
+        return MlflowClient(self.tracking_uri, self.tracking_uri)
+
+    def ping(self) -> None:
+        """Return if MLflow gives a sign of life within seconds."""
+        mlflow_access.check(self.tracking_uri)
+
+    def ensure_run(self, experiment: str, key: str, *, name: str, tags: Mapping[str, str]) -> str:
+        """
+        Return the run of *key*, made now if there is none.
+
+        :param experiment: Experiment to look in; made if there is none.
+        :param key: What the run is for, the same for every try.
+        :param name: Name for people.
+        :return: MLflow run ID.
+        """
+        with self._explained():
+            experiment_id = self._experiment(experiment)
+            agreed = self._agreed(experiment_id, key)
+            if agreed is None:
+                made = self._client.create_run(experiment_id, run_name=name, tags={**tags, Tag.ORIGIN: key})
+                agreed = self._agreed(experiment_id, key)
+                if agreed != made.info.run_id:
+                    self._client.delete_run(made.info.run_id)
+        if agreed is None:
+            raise ConcurrentWriteError(f"The run of {key!r} at {self._shown} was deleted while it was made.")
+        return agreed
+
+    def log(
+        self,
+        run_id: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """
+        Add parameters, metrics and tags to a run. Saying the same twice leaves one of each.
+
+        :raises PermanentError: The run has another value of a parameter. Not retried.
+        """
+        with self._explained():
+            # The run's own start as the time of its metrics: a retry then overwrites instead of adding a point.
+            moment = self._client.get_run(run_id).info.start_time
+            pairs = [Param(key, str(value)) for key, value in (params or {}).items()]
+            for start in range(0, len(pairs), _PARAMS_PER_CALL):
+                self._client.log_batch(run_id, params=pairs[start : start + _PARAMS_PER_CALL])
+            self._client.log_batch(
+                run_id,
+                metrics=[Metric(key, float(value), moment, 0) for key, value in (metrics or {}).items()],
+                tags=[RunTag(str(key), value) for key, value in (tags or {}).items()],
+            )
+
+    def finish(self, run_id: str, failed: bool = False) -> None:
+        """End a run."""
+        with self._explained():
+            self._client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
+
+    def log_dataset(self, run_id: str, ref: TableRef, name: str, context: str) -> None:
+        """Say that a run read one version of a table."""
+        dataset = Dataset(
+            name=name,
+            digest=f"v{ref.version}-{ref.partition}" if ref.partition else f"v{ref.version}",
+            source_type="delta_table",
+            source=json.dumps({"path": ref.table, "delta_table_version": ref.version}),
+        )
+        tags = [InputTag("mlflow.data.context", context)]
+        with self._explained():
+            self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
+
+    def log_model(
+        self,
+        run_id: str,
+        model: Any,
+        *,
+        example: pd.DataFrame,
+        pip_requirements: Sequence[str],
+        trusted_types: Sequence[str],
+    ) -> str:
+        """
+        Store the model of a run: with signature, input example and pinned requirements, in skops form.
+
+        A run has one model: if it has one already, that one is returned.
+
+        :param model: A fitted scikit-learn classifier.
+        :param example: A few feature rows (n_rows, n_features).
+        :param trusted_types: Types beyond skops' own list that the model may hold.
+        :return: Address of the model, ``models:/m-...``.
+        :raises ConfigurationError: The model holds a type that is not trusted. Not retried.
+        """
+        with self._explained():
+            run = self._client.get_run(run_id)
+            model_id = run.data.params.get(_MODEL_ID)
+            if model_id is None:
+                made = self._client.create_logged_model(run.info.experiment_id, _MODEL_NAME, source_run_id=run_id)
+                try:
+                    with tempfile.TemporaryDirectory() as parent:
+                        folder = Path(parent, _MODEL_NAME)
+                        model_files.save(
+                            model,
+                            folder,
+                            Model(run_id=run_id, model_id=made.model_id, model_uuid=made.model_id),
+                            example=example,
+                            pip_requirements=pip_requirements,
+                            trusted_types=trusted_types,
+                        )
+                        self._client.log_model_artifacts(made.model_id, str(folder))
+                    self._client.log_param(run_id, _MODEL_ID, made.model_id)
+                    model_id = made.model_id
+                except MlflowException:
+                    model_id = self._client.get_run(run_id).data.params.get(_MODEL_ID)
+                    if model_id is None:
+                        raise
+                self._remove_leftovers(run, model_id)
+            self._client.finalize_logged_model(model_id, LoggedModelStatus.READY)
+            self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+            return f"models:/{model_id}"
+
+    def model_uri(self, run_id: str) -> str:
+        """
+        Address of the model that a run stored.
+
+        :raises PermanentError: It stored none. Not retried.
+        """
+        with self._explained():
+            return str(self._stored(run_id).model_uri)
+
+    def load_model(self, model_uri: str) -> Any:
+        """
+        Load a model.
+
+        :param model_uri: ``models:/m-...`` or ``models:/name/version``.
+        :return: The fitted scikit-learn estimator.
+        :raises ServingCheckError: It is no skops model, or could run foreign code when loaded. Not retried.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            return model_files.load(self._download(model_uri, "", folder))
+
+    def signature(self, model_uri: str) -> ModelSignature | None:
+        """What a model takes and gives, if that was stored with it; reads no model."""
+        with tempfile.TemporaryDirectory() as folder:
+            signature: ModelSignature | None = Model.load(str(self._download(model_uri, "/MLmodel", folder))).signature
+        return signature
+
+    def _download(self, model_uri: str, file: str, folder: str) -> Path:
+        """Fetch all files of a model, or one of them."""
+        self.ping()
+        with self._explained():
+            return Path(
+                mlflow.artifacts.download_artifacts(
+                    artifact_uri=f"{self._location(model_uri)}{file}",
+                    dst_path=folder,
+                    tracking_uri=self.tracking_uri,
+                    registry_uri=self.tracking_uri,
+                )
+            )
+
+    def log_artifact_json(self, run_id: str, name: str, payload: Any) -> None:
+        """Keep *payload* as ``<name>.json`` with a run, in place of what was there."""
+        with self._explained():
+            self._client.log_dict(run_id, payload, f"{name}.json")
+
+    def load_artifact_json(self, run_id: str, name: str) -> Any:
+        """
+        Read what :meth:`log_artifact_json` kept.
+
+        :raises PermanentError: There is none of this name. Not retried.
+        """
+        with self._explained(), tempfile.TemporaryDirectory() as folder:
+            if f"{name}.json" not in {file.path for file in self._client.list_artifacts(run_id)}:
+                raise PermanentError(f"Run {run_id!r} at {self._shown} has no artifact {name!r}.")
+            return json.loads(Path(self._client.download_artifacts(run_id, f"{name}.json", folder)).read_bytes())
+
+    def run_url(self, run_id: str, ui_url: str) -> str:
+        """Address of a run's page in MLflow's UI."""
+        with self._explained():
+            experiment_id = self._client.get_run(run_id).info.experiment_id
+        return f"{ui_url.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+
+    def _experiment(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return self._client.create_experiment(name, artifact_location=self._artifacts(name))
+            except MlflowException as error:
+                found = self._client.get_experiment_by_name(name)
+                if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
+                    raise
+        return str(found.experiment_id)
+
+    def _artifacts(self, experiment: str) -> str | None:
+        """Without a server MLflow would put artifacts into the current folder; beside the database is better."""
+        if not self.tracking_uri.startswith("sqlite"):
+            return None
+        return (mlflow_access.sqlite_file(self.tracking_uri).parent / "artifacts" / experiment).as_uri()
+
+    def _location(self, model_uri: str) -> str:
+        """Where a model's files are. MLflow itself would look ``models:/m-...`` up in the global tracking URI."""
+        name, _, version = model_uri.removeprefix("models:/").partition("/")
+        if version:
+            return str(self._client.get_model_version_download_uri(name, version))
+        return str(self._client.get_logged_model(name).artifact_location)
+
+    def _runs(self, experiment_id: str, key: str) -> list[Run]:
+        """Runs of a key, in an order that all tries see."""
+        quote = '"' if "'" in key else "'"
+        found = self._client.search_runs([experiment_id], f"tags.`{Tag.ORIGIN}` = {quote}{key}{quote}")
+        return sorted(found, key=lambda run: str(run.info.run_id))
+
+    def _agreed(self, experiment_id: str, key: str) -> str | None:
+        """
+        Let overlapping tries agree on one run: the one whose parameter names itself. None if there is no run.
+
+        A try closes the other open runs it sees, by naming the first one in them, and then names that one in itself. Whoever made a run later sees all earlier ones, so no two runs can come to name themselves.
+        """
+        for _ in range(_ATTEMPTS):
+            runs = self._runs(experiment_id, key)
+            for run in runs:
+                if run.data.params.get(_RUN_ID) == run.info.run_id:
+                    return str(run.info.run_id)
+            undecided = [str(run.info.run_id) for run in runs if _RUN_ID not in run.data.params]
+            if not undecided:
+                return None
+            try:
+                for run_id in (*undecided[1:], undecided[0]):
+                    self._client.log_param(run_id, _RUN_ID, undecided[0])
+            except MlflowException:
+                continue  # another try decided about one of them meanwhile: look again
+        raise ConcurrentWriteError(f"Tries of {key!r} at {self._shown} found no common run in {_ATTEMPTS} rounds.")
+
+    def _stored(self, run_id: str) -> LoggedModel:
+        """The one model of a run."""
+        if model_id := self._client.get_run(run_id).data.params.get(_MODEL_ID):
+            return self._client.get_logged_model(model_id)
+        raise PermanentError(f"Run {run_id!r} at {self._shown} has stored no model: train it first.")
+
+    def _remove_leftovers(self, run: Run, model_id: str) -> None:
+        """Delete what killed or slower tries stored for this run."""
+        for found in self._client.search_logged_models(
+            [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'"
+        ):
+            if found.model_id != model_id:
+                with suppress(MlflowException):  # its own try was faster
+                    self._client.delete_logged_model(found.model_id)
+
+    @property
+    def _shown(self) -> str:
+        return mlflow_access.shown(self.tracking_uri)
+
+    def _explained(self) -> AbstractContextManager[None]:
+        return mlflow_access.explained(self.tracking_uri)

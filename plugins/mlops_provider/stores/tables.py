@@ -1,0 +1,240 @@
+"""
+Versioned tables: Delta Lake, in a folder or on S3, without Spark.
+
+Exactly once, also when an orphaned first try still writes beside the second: each partition, and each application
+that appends, has a number in the table's own transaction log. A writer notes it before the source is read and commits
+it plus one; Delta refuses the second of two commits under one number. So the try that began first and ends last loses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pandas as pd
+from deltalake import Transaction
+
+from mlops_provider.core.names import PARTITION
+from mlops_provider.core.references import TableRef
+from mlops_provider.exceptions import ConcurrentWriteError, ConfigurationError, SourceError
+from mlops_provider.stores import delta, frames
+
+_PARTITION = "mlops.partition"
+_CONTENT = "mlops.content"
+_ORIGIN = "mlops.origin"
+
+_ATTEMPTS = 20
+"""Tries of one commit while writers of other partitions come in between."""
+
+# deltalake's own limits (10 retries, 180 s) would keep a task waiting for minutes when the address is wrong.
+_S3_LIMITS = {"max_retries": "3", "retry_timeout": "10s", "connect_timeout": "5s"}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """
+    What a write left behind.
+
+    :param ref: The version that holds the content; an earlier one if it was there already.
+    :param changed: False if the partition held the same content before.
+    :param rows: Rows of the partition.
+    :param content: SHA-256 of the content, hex.
+    """
+
+    ref: TableRef
+    changed: bool
+    rows: int
+    content: str
+
+
+class Tables:
+    """
+    Tables below one root.
+
+    :param root: Folder, ``file://`` or ``s3://`` address.
+    :param storage_options: deltalake's options for S3 (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ...). The
+        environment's ``AWS_*`` variables fill in what is not named.
+    """
+
+    def __init__(self, root: str, storage_options: Mapping[str, str] | None = None) -> None:
+        self.root = _plain(root)
+        limits = _S3_LIMITS if self.root.startswith("s3") else {}
+        self.storage_options = {**limits, **(storage_options or {})}
+
+    def uri(self, model: str, table: str) -> str:
+        """Full address of a model's table."""
+        return f"{self.root}/{model}/{table}"
+
+    def replace_partition(self, uri: str, partition: str) -> PartitionWriter:
+        """
+        Begin to replace a partition. Call it before the source is read: what others commit from now on wins.
+
+        :raises StoreUnavailableError: The store cannot be reached. Retried.
+        """
+        return PartitionWriter(self, uri, partition, self.appended(uri, _application(partition)))
+
+    def append_once(
+        self, uri: str, frame: pd.DataFrame, *, app_id: str, sequence: int, after: int | None = None
+    ) -> bool:
+        """
+        Append rows unless *app_id* has already appended *sequence* or a later one.
+
+        Columns that the rows lack become null, new columns are added. A new table is partitioned if the rows have a
+        ``partition`` column.
+
+        :param sequence: Number of this batch within *app_id*, rising from 1.
+        :param after: The sequence before this batch, when a batch may span several; see :meth:`appended`.
+        :return: False if the rows were there already.
+        :raises ConcurrentWriteError: *app_id* is no longer at *after*. Retried.
+        :raises DataRejectedError: A column has another type than in the table. Not retried.
+        :raises StoreUnavailableError: Disk full, or the store cannot be reached. Retried.
+        """
+        for _ in range(_ATTEMPTS):
+            with delta.explained(uri):
+                handle = delta.existing(uri, self.storage_options) or delta.created(
+                    uri, self.storage_options, frames.fitted(frame, None, where=uri).schema
+                )
+                done = handle.transaction_version(app_id) or 0
+                if done >= sequence:
+                    return False
+                if after is not None and done != after:
+                    raise ConcurrentWriteError(
+                        f"{app_id!r} stands at {done} in {uri}, not at {after}: another delivery came in between. "
+                        "Read what is left and deliver again."
+                    )
+                rows = frames.fitted(frame, delta.schema(handle), where=uri, missing_as_null=True)
+                if delta.committed(handle, rows, Transaction(app_id, sequence), partition=None, about={}):
+                    return True
+        raise _too_busy(uri)
+
+    def appended(self, uri: str, app_id: str) -> int:
+        """Last sequence that *app_id* has appended; 0 if none."""
+        handle = delta.existing(uri, self.storage_options)
+        return (handle.transaction_version(app_id) or 0) if handle else 0
+
+    def read(
+        self, source: TableRef | str, *, columns: Sequence[str] | None = None, partitions: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """
+        Read rows, partitions in rising order, only the columns asked for.
+
+        :param source: A reference (that version; its partition, unless *partitions* are named), or a table's address
+            (its newest version).
+        :param columns: Columns to read; all but ``partition`` by default.
+        :param partitions: Partitions to read; one that does not exist gives no rows.
+        :return: A frame (n_rows, n_columns) with a fresh index.
+        :raises SourceError: No such table, version or column. Not retried.
+        :raises StoreUnavailableError: The store cannot be reached. Retried.
+        """
+        reference = source if isinstance(source, TableRef) else TableRef(source, -1)
+        uri, version = reference.table, reference.version
+        if partitions is None and reference.partition is not None:
+            partitions = [reference.partition]
+        with delta.explained(uri):
+            handle = delta.opened(uri, self.storage_options, version if version >= 0 else None)
+            there = delta.schema(handle).names
+            wanted = list(columns) if columns is not None else [name for name in there if name != PARTITION]
+            if unknown := [name for name in wanted if name not in there]:
+                raise SourceError(f"{uri}, version {handle.version()}, has no column {frames.named(unknown)}.")
+            return frames.as_frame(delta.scanned(handle, wanted, partitions))
+
+    def exists(self, uri: str) -> bool:
+        """Whether there is a table at this address."""
+        return delta.existing(uri, self.storage_options) is not None
+
+    def version(self, uri: str) -> int | None:
+        """Newest version of the table; None if there is no table."""
+        handle = delta.existing(uri, self.storage_options)
+        return handle.version() if handle else None
+
+    def partitions(self, uri: str) -> list[str]:
+        """Partitions that hold rows, in rising order."""
+        handle = delta.existing(uri, self.storage_options)
+        return delta.partitions(handle) if handle else []
+
+    def content(self, uri: str, partition: str) -> str | None:
+        """Hash of what was last written to a partition; None if nothing was."""
+        handle = delta.existing(uri, self.storage_options)
+        last = delta.last_commit(handle, _PARTITION, partition) if handle else None
+        return str(last[_CONTENT]) if last else None
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionWriter:
+    """
+    Replaces one partition, if nobody else did since the writer was made.
+
+    :param sequence: Times the partition had been replaced when the writer was made.
+    """
+
+    tables: Tables
+    uri: str
+    partition: str
+    sequence: int
+
+    def write(self, frame: pd.DataFrame, *, origin_key: str, missing_as_null: bool = False) -> Written:
+        """
+        Replace the partition, unless it holds the same content already.
+
+        :param frame: All rows of the partition (n_rows, n_columns); none is allowed.
+        :param origin_key: Who writes, for the table's history.
+        :param missing_as_null: Fill columns that the rows lack (say, a feature that was retired); else they are
+            refused.
+        :raises ConcurrentWriteError: Somebody else wrote other content meanwhile. Retried.
+        :raises DataRejectedError: Columns are missing or of another type than before. Not retried.
+        :raises StoreUnavailableError: Disk full, or the store cannot be reached. Retried.
+        """
+        options, where = self.tables.storage_options, f"{self.uri}, partition {self.partition}"
+        for _ in range(_ATTEMPTS):
+            with delta.explained(self.uri):
+                handle = delta.existing(self.uri, options) or delta.created(
+                    self.uri, options, frames.fitted(frame, None, where=where, partition=self.partition).schema
+                )
+                rows = frames.fitted(
+                    frame,
+                    delta.schema(handle),
+                    where=where,
+                    partition=self.partition,
+                    missing_as_null=missing_as_null,
+                )
+                content = frames.content_digest(rows)
+                last = delta.last_commit(handle, _PARTITION, self.partition)
+                if last and last[_CONTENT] == content:
+                    return Written(self._ref(int(last["version"])), False, rows.num_rows, content)
+                replaced = handle.transaction_version(_application(self.partition)) or 0
+                if replaced != self.sequence:
+                    raise ConcurrentWriteError(
+                        f"Partition {self.partition} of {self.uri} was replaced with other content "
+                        f"(by {last[_ORIGIN] if last else 'another writer'}) after this try began; it wrote nothing."
+                    )
+                transaction = Transaction(_application(self.partition), self.sequence + 1)
+                about = {_PARTITION: self.partition, _CONTENT: content, _ORIGIN: origin_key}
+                if delta.committed(handle, rows, transaction, partition=self.partition, about=about):
+                    return Written(self._ref(handle.version()), True, rows.num_rows, content)
+        raise _too_busy(self.uri)
+
+    def _ref(self, version: int) -> TableRef:
+        return TableRef(self.uri, version, self.partition)
+
+
+def _application(partition: str) -> str:
+    """Name of a partition's own sequence in the table's transaction log."""
+    return f"{_PARTITION}:{partition}"
+
+
+def _plain(root: str) -> str:
+    """One spelling per root, so that references to one table are equal: absolute, no ``file://``, no end slash."""
+    parts = urlsplit(root)
+    if parts.scheme in ("s3", "s3a"):
+        return root.rstrip("/")
+    if parts.scheme == "file":
+        return str(Path(unquote(parts.path)))
+    if "://" in root or not root:
+        raise ConfigurationError(f"MLOPS_TABLES_URI must be a folder, file:// or s3://, got {parts.scheme or root!r}.")
+    return str(Path(root).expanduser().absolute())
+
+
+def _too_busy(uri: str) -> ConcurrentWriteError:
+    return ConcurrentWriteError(f"{uri}: other writers kept committing during {_ATTEMPTS} tries of this write.")

@@ -1,0 +1,56 @@
+"""The interface that rollouts speak."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mlops_provider.core.rollout import Traffic
+    from mlops_provider.stores.replicas import Replica
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    What a target answered to one request.
+
+    :param predictions: One per row.
+    :param version: Version that answered.
+    :param generation: Generation of traffic it was chosen by, from 1.
+    """
+
+    predictions: tuple[float, ...]
+    version: str
+    generation: int
+
+
+class Target(Protocol):
+    """Something that serves one model and whose traffic can be moved."""
+
+    @property
+    def model(self) -> str:
+        """Registered model that is served."""
+
+    def apply(self, traffic: Traffic) -> None:
+        """Start to move traffic to what *traffic* says; the moves of an older generation are given up."""
+
+    def observe(self) -> Sequence[Replica]:
+        """What each live replica serves right now."""
+
+    def predict(self, rows: pd.DataFrame, *, version: str | None = None, replica: Replica | None = None) -> Answer:
+        """
+        Score a sample.
+
+        :param rows: Shape (n_rows, n_columns), at least the model's columns.
+        :param version: Version that must answer; by default the one that traffic chooses.
+        :param replica: Replica to ask; by default whichever a caller would get.
+        :raises ServingCheckError: The target refuses these rows or this version. Not retried.
+        :raises StoreUnavailableError: No answer. Retried.
+        """
+
+    def remove(self) -> None:
+        """Give back what the target holds for the model."""

@@ -1,0 +1,98 @@
+"""The bundled model server as a deployment target."""
+
+from __future__ import annotations
+
+import functools
+import json
+import ssl
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import httpx
+
+from mlops_provider.core import names
+from mlops_provider.exceptions import ServingCheckError, StoreUnavailableError
+from mlops_provider.targets.base import Answer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mlops_provider.core.rollout import Traffic
+    from mlops_provider.stores.ledger import Ledger
+    from mlops_provider.stores.replicas import Replica
+
+ALIVE_WITHIN = 10.0
+"""Seconds since its last heartbeat after which a replica no longer counts; it beats every second."""
+
+
+class Server:
+    """
+    One or more replicas of ``mlops serve``, which follow the ledger by themselves.
+
+    :param url: Address that callers use: of the only replica, or of a proxy before several.
+    :param model: Registered model.
+    :param ledger: Ledger that the replicas follow and report to.
+    :param timeout: Longest wait for one answer, in seconds.
+    """
+
+    def __init__(self, url: str, *, model: str, ledger: Ledger, timeout: float = 10.0) -> None:
+        self.url = url.rstrip("/")
+        self.model = model
+        self.ledger = ledger
+        self.timeout = timeout
+
+    def apply(self, traffic: Traffic) -> None:
+        """Do nothing: the replicas read *traffic* from the ledger within half a second."""
+
+    def observe(self) -> Sequence[Replica]:
+        """Replicas whose heartbeat reached the ledger in the last seconds."""
+        return self.ledger.replicas(self.model, ALIVE_WITHIN)
+
+    def predict(self, rows: pd.DataFrame, *, version: str | None = None, replica: Replica | None = None) -> Answer:
+        """Ask over HTTP, *replica* at the address it reported, and read which version answered from the headers."""
+        base = replica.url if replica else self.url
+        try:
+            response = httpx.post(
+                f"{base}/models/{self.model}/invocations",
+                content=_body(rows),
+                headers={"Content-Type": "application/json"} | ({names.Header.VERSION: version} if version else {}),
+                timeout=self.timeout,
+                trust_env=False,
+                verify=_tls(),
+            )
+        except httpx.TransportError as error:
+            raise StoreUnavailableError(
+                f"The model server at {base} gave no answer ({type(error).__name__}). Is `mlops serve` running there?"
+            ) from error
+        if response.status_code in (429, 502, 503, 504):
+            raise StoreUnavailableError(f"The model server at {base} can't answer now: {_reason(response)}")
+        if response.status_code != 200:
+            raise ServingCheckError(f"The model server at {base} refused the request: {_reason(response)}")
+        return Answer(
+            predictions=tuple(response.json()["predictions"]),
+            version=response.headers[names.Header.VERSION],
+            generation=int(response.headers[names.Header.GENERATION]),
+        )
+
+    def remove(self) -> None:
+        """Do nothing: a replica holds nothing that outlives its process."""
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Made once: loading the system's certificates takes longer than a request."""
+    return ssl.create_default_context()
+
+
+def _body(rows: pd.DataFrame) -> str:
+    """The rows in MLflow's split layout, floats with every digit; a missing cell becomes null."""
+    plain = rows.astype(object).mask(rows.isna(), None)
+    split = {"columns": list(rows.columns), "data": plain.to_numpy().tolist()}
+    return json.dumps({"dataframe_split": split}, default=str)
+
+
+def _reason(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {response.status_code}"

@@ -1,0 +1,1 @@
+"""What a deferred task waits for, in the triggerer."""

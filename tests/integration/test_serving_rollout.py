@@ -1,0 +1,187 @@
+"""Rollouts, rollbacks and the prediction log with real server processes."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from support.serving import MODEL, ServerProcess, World, origin, records
+
+from mlops_provider.core.names import Header, Kind, Table
+from mlops_provider.exceptions import ServingCheckError, StoreUnavailableError
+from mlops_provider.steps.deploy import check_serving, deploy, rollback
+from mlops_provider.stores import predictions
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    made.land_features()
+    yield made
+    made.close()
+
+
+class Callers:
+    """Threads that ask again and again, each request under its own ID."""
+
+    def __init__(self, server: ServerProcess, threads: int = 2, pause: float = 0.02) -> None:
+        self.pause = pause
+        self.url = f"{server.url}/invocations"
+        self.answers: list[httpx.Response] = []
+        self.sent: list[str] = []
+        self.done = threading.Event()
+        self.threads = [threading.Thread(target=self.ask, args=(number,)) for number in range(threads)]
+        for thread in self.threads:
+            thread.start()
+
+    def ask(self, number: int) -> None:
+        with httpx.Client(timeout=10) as client:
+            for count in range(1_000_000):
+                if self.done.is_set():
+                    return
+                request_id = f"{number}-{count}"
+                self.sent.append(request_id)
+                try:
+                    answer = client.post(self.url, json=records(2), headers={Header.REQUEST_ID: request_id})
+                except httpx.TransportError:
+                    return
+                self.answers.append(answer)
+                time.sleep(self.pause)
+
+    def stop(self) -> None:
+        self.done.set()
+        for thread in self.threads:
+            thread.join()
+
+
+def delivered(world: World) -> list[tuple[str, int]]:
+    uri = world.tables.uri(MODEL, Table.PREDICTION_LOG)
+    predictions.deliver(world.tables, uri, world.spool / MODEL)
+    log = world.tables.read(uri)
+    return list(zip(log["request_id"], log["row"], strict=True))
+
+
+def test_a_release_and_its_rollback_under_load_on_two_replicas(world: World) -> None:
+    world.register(1)
+    world.register(2, recorded=False)
+    servers = [world.serve("a"), world.serve("b")]
+    target, spec = world.target(), world.spec()
+    check_serving(spec, world.stores, "1", target=target, origin=origin("check_serving", "one"))
+    deploy(spec, world.stores, "1", target=target, origin=origin(run="one"))
+    world.record("2", champion="1")
+    callers = [Callers(server) for server in servers]
+
+    check_serving(spec, world.stores, "2", target=target, origin=origin("check_serving", "two"))
+    settled = deploy(spec, world.stores, "2", target=target, origin=origin(run="two"))
+    time.sleep(0.3)
+    back = rollback(MODEL, world.stores, reason="drill", target=target, origin=origin("rollback_model", "back"))
+    time.sleep(0.3)
+    for each in callers:
+        each.stop()
+
+    answers = [answer for each in callers for answer in each.answers]
+    assert (settled.split, back.split) == ({"2": 100}, {"1": 100})
+    assert Counter(answer.status_code for answer in answers) == {200: len(answers)}
+    assert {answer.headers[Header.VERSION] for answer in answers} == {"1", "2"}
+    assert {server.score().headers[Header.VERSION] for server in servers for _ in range(5)} == {"1"}
+    seen = world.ledger.latest(Kind.SERVING_CHECK, MODEL).payload
+    assert seen["seconds"] < 3
+    assert len(seen["replicas"]) == 2
+
+
+def test_a_version_that_only_one_replica_refuses_is_not_released(world: World) -> None:
+    world.register(1)
+    world.register(2, recorded=False)
+    world.serve("a")
+    target, spec = world.target(), world.spec()
+    deploy(spec, world.stores, "1", target=target, origin=origin(run="one"))
+    world.record("2", champion="1")
+    elsewhere = world.folder / "nowhere"
+    elsewhere.mkdir()
+    world.serve("b", registry_uri=f"sqlite:///{elsewhere}/mlflow.db")
+
+    with pytest.raises(ServingCheckError, match="Version 2 was taken back"):
+        check_serving(spec, world.stores, "2", target=target, origin=origin("check_serving", "two"))
+
+    assert world.ledger.traffic(MODEL).split == {"1": 100}
+
+
+def test_a_killed_replica_is_left_out_and_without_any_the_rollout_fails_in_words(world: World) -> None:
+    world.register(1)
+    server = world.serve()
+    target, spec = world.target(), world.spec()
+    check_serving(spec, world.stores, "1", target=target, origin=origin("check_serving"))
+    server.end(signal.SIGKILL)
+
+    with pytest.raises(StoreUnavailableError, match="gave no answer|mlops serve"):
+        deploy(spec, world.stores, "1", target=target, origin=origin(), patience=1)
+
+
+def test_every_acknowledged_prediction_is_delivered_once_after_kill_9(world: World) -> None:
+    world.register(1)
+    world.settle({"1": 100})
+    server = world.serve()
+    server.wait_for_generation(1)
+
+    callers = Callers(server, threads=4, pause=0)
+    time.sleep(3)
+    server.end(signal.SIGKILL)
+    callers.stop()
+    again = world.serve()
+    again.wait_for_generation(1)
+    again.score(records(1), headers={Header.REQUEST_ID: "after"})
+    again.end()
+    rows = delivered(world)
+    rows_once_more = delivered(world)
+
+    acknowledged = {(answer.headers[Header.REQUEST_ID], row) for answer in callers.answers for row in (0, 1)}
+    assert len(acknowledged) > 100
+    assert acknowledged | {("after", 0)} <= set(rows)
+    assert {request for request, _ in rows} <= {*callers.sent, "after"}
+    assert len(rows) == len(set(rows)) == len(rows_once_more)
+
+
+def test_a_full_disk_stops_the_answers_in_words_until_there_is_space(world: World) -> None:
+    world.register(1)
+    world.settle({"1": 100})
+    server = world.serve(largest_file=400_000)
+    server.wait_for_generation(1)
+
+    answers = [server.score(records(200)) for _ in range(20)]
+    not_ready = server.get("/ready")
+
+    assert answers[0].status_code == 200
+    assert answers[-1].status_code == 503
+    assert "prediction log can't be written" in answers[-1].json()["message"]
+    assert not_ready.status_code == 503
+    assert server.get("/health").status_code == 200
+    deadline = time.monotonic() + 20
+    while server.score(records(200)).status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    server.end()
+    answered = 200 * sum(answer.status_code == 200 for answer in answers) + 200
+    assert len(delivered(world)) == answered
+
+
+def test_a_graceful_end_answers_what_is_under_way_and_seals_the_log(world: World) -> None:
+    world.register(1)
+    world.settle({"1": 100})
+    server = world.serve()
+    server.wait_for_generation(1)
+
+    callers = Callers(server)
+    time.sleep(0.5)
+    code = server.end()
+    callers.stop()
+
+    assert code == 0
+    assert {answer.status_code for answer in callers.answers} == {200}
+    assert len(delivered(world)) >= 2 * len(callers.answers)
+    assert not list(world.spool.rglob("*.open"))

@@ -1,0 +1,428 @@
+"""Rollouts over a real ledger, registry and tables; the target lives in this process and can be told to fail."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from support.serving import MODEL, World, origin
+
+from mlops_provider.core.names import Alias, Kind, Tag
+from mlops_provider.core.rollout import Traffic
+from mlops_provider.exceptions import (
+    ConcurrentWriteError,
+    NothingToDo,
+    RolloutRefusedError,
+    ServingCheckError,
+    StoreUnavailableError,
+)
+from mlops_provider.steps.deploy import check_serving, deploy, rollback
+from mlops_provider.stores.replicas import Replica
+from mlops_provider.targets import Answer
+
+
+@dataclass
+class InProcessTarget:
+    """Serves what the ledger says, at once; its faults are switches."""
+
+    world: World
+    model: str = MODEL
+    replicas: Sequence[str] = ("a", "b")
+    lying: set[str] = field(default_factory=set)
+    refusing: set[str] = field(default_factory=set)
+    silent: bool = False
+    when_moved: Callable[[Traffic], None] = lambda traffic: None
+    asked: int = 0
+
+    def apply(self, traffic: Traffic) -> None:
+        self.when_moved(traffic)
+
+    def observe(self) -> list[Replica]:
+        traffic = self.world.ledger.traffic(MODEL)
+        generation, split = (traffic.generation, traffic.split) if traffic else (0, {})
+        errors = [f"Version {version} is refused: it holds foreign code." for version in split if version in self.refusing]
+        versions = tuple(version for version in split if version not in self.refusing)
+        return [
+            Replica(name, MODEL, f"http://{name}", generation, versions, " ".join(errors), 0.1) for name in self.replicas
+        ]
+
+    def predict(self, rows: pd.DataFrame, *, version: str | None = None, replica: Replica | None = None) -> Answer:
+        if self.silent:
+            raise StoreUnavailableError("The model server gave no answer.")
+        self.asked += 1
+        traffic = self.world.ledger.traffic(MODEL)
+        assert traffic is not None
+        shares = [traffic.split[version] for version in traffic.split]
+        draw = np.random.default_rng(self.asked).choice(list(traffic.split), p=np.array(shares) / 100)
+        answering = version or str(draw)
+        lie = 0.001 if answering in self.lying else 0.0
+        return Answer(
+            tuple(p + lie for p in self.world.expected(answering, rows)), answering, traffic.generation
+        )
+
+    def remove(self) -> None:
+        """Nothing is held."""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Four versions in the registry and rows in the tables; each test gets its own ledger."""
+    made = World(tmp_path_factory.mktemp("rollouts"))
+    made.land_features()
+    for seed in range(1, 5):
+        made.register(seed, recorded=False)
+    return made
+
+
+@pytest.fixture
+def world(trained: World, tmp_path: Path) -> World:
+    """The trained versions, with a ledger in which only version 1 passed the gate."""
+    trained.use_ledger(tmp_path / "ledger.db")
+    trained.record("1")
+    return trained
+
+
+@pytest.fixture
+def target(world: World) -> InProcessTarget:
+    return InProcessTarget(world)
+
+
+def deployed(world: World, version: str, target: InProcessTarget, champion: str | None = None) -> Traffic:
+    if champion:
+        world.record(version, champion=champion)
+    return deploy(
+        world.spec(), world.stores, version, target=target, origin=origin(run=f"deploy {version}"), patience=2
+    )
+
+
+def splits(world: World) -> list[dict[str, int]]:
+    return [dict(traffic.split) for traffic in world.ledger.traffic_history(MODEL)]
+
+
+def test_the_first_version_is_checked_before_it_settles(world: World, target: InProcessTarget) -> None:
+    check = check_serving(world.spec(), world.stores, "1", target=target, origin=origin("check_serving"), patience=2)
+    after_check = world.ledger.traffic(MODEL)
+    settled = deployed(world, "1", target)
+
+    assert world.ledger.get(check).payload["passed"] is True
+    assert world.ledger.get(check).payload["replicas"] == ["a", "b"]
+    assert after_check == Traffic(MODEL, 1, {"1": 100}, False, "version 1 gets 100 %")
+    assert (settled.generation, settled.split, settled.settled) == (2, {"1": 100}, True)
+    assert world.registry.aliases(MODEL)[Alias.CHAMPION] == "1"
+    assert world.ledger.latest(Kind.PROMOTION, MODEL).payload["version"] == "1"
+
+
+def test_a_canary_goes_through_the_declared_steps(world: World, target: InProcessTarget) -> None:
+    deployed(world, "1", target)
+
+    deployed(world, "2", target, champion="1")
+
+    assert splits(world)[2:] == [{"1": 100, "2": 0}, {"1": 90, "2": 10}, {"1": 50, "2": 50}, {"2": 100}, {"2": 100}]
+    assert [traffic.settled for traffic in world.ledger.traffic_history(MODEL)][2:] == [False] * 4 + [True]
+    aliases = world.registry.aliases(MODEL)
+    assert (aliases[Alias.CHAMPION], aliases[Alias.PREVIOUS]) == ("2", "1")
+    assert world.ledger.verify() is None
+
+
+def test_all_at_once_loads_first_and_then_switches(world: World, target: InProcessTarget) -> None:
+    deployed(world, "1", target)
+    world.record("2", champion="1")
+    spec = world.spec(rollout={"strategy": "all_at_once"})
+
+    deploy(spec, world.stores, "2", target=target, origin=origin(), patience=2)
+
+    assert splits(world)[2:] == [{"1": 100, "2": 0}, {"2": 100}, {"2": 100}]
+
+
+def test_deploying_the_champion_is_nothing_to_do(world: World, target: InProcessTarget) -> None:
+    deployed(world, "1", target)
+
+    for step in (check_serving, deploy):
+        with pytest.raises(NothingToDo, match="already has all traffic"):
+            step(world.spec(), world.stores, "1", target=target, origin=origin(run="again"), patience=2)
+    assert len(splits(world)) == 2
+
+
+def test_the_same_task_again_gets_what_its_first_try_reached(world: World, target: InProcessTarget) -> None:
+    first = deployed(world, "1", target)
+
+    assert deployed(world, "1", target) == first
+
+
+def test_a_check_is_done_once_per_task(world: World, target: InProcessTarget) -> None:
+    checks = [
+        check_serving(world.spec(), world.stores, "1", target=target, origin=origin("check_serving"), patience=2)
+        for _ in range(2)
+    ]
+
+    assert checks[0] == checks[1]
+    assert len(splits(world)) == 1
+
+
+def test_a_version_without_a_passing_verdict_never_moves_traffic(world: World, target: InProcessTarget) -> None:
+    world.record("2", passed=False)
+
+    with pytest.raises(RolloutRefusedError, match="no passing verdict"):
+        deployed(world, "2", target)
+    with pytest.raises(RolloutRefusedError, match="not registered through the gate"):
+        deployed(world, "3", target)
+    assert splits(world) == []
+
+
+def test_a_version_gated_against_another_champion_is_refused(world: World, target: InProcessTarget) -> None:
+    deployed(world, "1", target)
+    deployed(world, "2", target, champion="1")
+
+    with pytest.raises(RolloutRefusedError, match="passed the gate against version 1, but version 2 serves now"):
+        deployed(world, "3", target, champion="1")
+
+
+def test_without_a_live_replica_nothing_moves(world: World, target: InProcessTarget) -> None:
+    target.replicas = ()
+
+    with pytest.raises(StoreUnavailableError, match="Start the model server: mlops serve"):
+        deployed(world, "1", target)
+    with pytest.raises(StoreUnavailableError, match="mlops serve"):
+        check_serving(world.spec(), world.stores, "1", target=target, origin=origin("check_serving"), patience=2)
+    assert splits(world) == []
+
+
+@pytest.mark.parametrize("fault", ["lying", "refusing"])
+def test_a_version_that_fails_the_check_never_gets_traffic(world: World, target: InProcessTarget, fault: str) -> None:
+    deployed(world, "1", target)
+    world.record("2", champion="1")
+    getattr(target, fault).add("2")
+
+    with pytest.raises(ServingCheckError, match="Version 2 was taken back; generation 4 serves version 1: 100 %"):
+        check_serving(world.spec(), world.stores, "2", target=target, origin=origin("check_serving"), patience=2)
+
+    assert splits(world)[2:] == [{"1": 100, "2": 0}, {"1": 100}]
+    assert world.ledger.latest(Kind.SERVING_CHECK, MODEL).payload["passed"] is False
+    getattr(target, fault).clear()
+    assert deployed(world, "2", target).split == {"2": 100}
+
+
+def test_a_failed_first_version_does_not_stand_in_the_way_of_the_next(world: World, target: InProcessTarget) -> None:
+    target.lying.add("1")
+    with pytest.raises(ServingCheckError, match="50 of 50 rows differently"):
+        check_serving(world.spec(), world.stores, "1", target=target, origin=origin("check_serving"), patience=2)
+
+    world.record("2")
+    assert deployed(world, "2", target).split == {"2": 100}
+
+
+def test_a_version_that_fails_under_traffic_is_rolled_back_for_good(world: World, target: InProcessTarget) -> None:
+    deployed(world, "1", target)
+
+    def turn_bad(traffic: Traffic) -> None:
+        if traffic.split.get("2") == 50:
+            target.lying.add("2")
+
+    target.when_moved = turn_bad
+    with pytest.raises(ServingCheckError, match="predicts 50 of 50 rows differently .* was taken back"):
+        deployed(world, "2", target, champion="1")
+
+    assert splits(world)[-2:] == [{"1": 50, "2": 50}, {"1": 100}]
+    record = world.ledger.latest(Kind.ROLLBACK, MODEL)
+    assert record.payload["refused"] == ["2"]
+    assert "differently" in record.payload["reason"]
+    assert Tag.ROLLED_BACK in world.registry.version(MODEL, "2").tags
+    target.lying.clear()
+    with pytest.raises(RolloutRefusedError, match="was rolled back on .* and does not return"):
+        deployed(world, "2", target)
+
+
+def test_a_silent_server_pauses_the_rollout_without_blaming_the_version(world: World, target: InProcessTarget) -> None:
+    deployed(world, "1", target)
+
+    def fall_silent(traffic: Traffic) -> None:
+        target.silent = traffic.split.get("2") == 10
+
+    target.when_moved = fall_silent
+    with pytest.raises(StoreUnavailableError):
+        deployed(world, "2", target, champion="1")
+    paused = splits(world)[-1]
+    target.when_moved = lambda traffic: None
+    target.silent = False
+
+    assert paused == {"1": 100}
+    assert deployed(world, "2", target).split == {"2": 100}
+
+
+@pytest.mark.parametrize("share", [0, 10, 50, 100])
+def test_a_killed_rollout_goes_on_where_it_was(world: World, target: InProcessTarget, share: int) -> None:
+    deployed(world, "1", target)
+
+    def die(traffic: Traffic) -> None:
+        if traffic.split.get("2") == share and not traffic.settled:
+            raise KeyboardInterrupt
+
+    target.when_moved = die
+    with pytest.raises(KeyboardInterrupt):
+        deployed(world, "2", target, champion="1")
+    target.when_moved = lambda traffic: None
+    deployed(world, "2", target)
+
+    assert splits(world)[2:] == [{"1": 100, "2": 0}, {"1": 90, "2": 10}, {"1": 50, "2": 50}, {"2": 100}, {"2": 100}]
+
+
+def test_a_rollout_killed_after_settling_is_completed(world: World, target: InProcessTarget) -> None:
+    deployed(world, "1", target)
+
+    def die(traffic: Traffic) -> None:
+        if traffic.settled:
+            raise KeyboardInterrupt
+
+    target.when_moved = die
+    with pytest.raises(KeyboardInterrupt):
+        deployed(world, "2", target, champion="1")
+    assert world.registry.aliases(MODEL)[Alias.CHAMPION] == "1"
+    target.when_moved = lambda traffic: None
+    deployed(world, "2", target)
+
+    assert world.registry.aliases(MODEL)[Alias.CHAMPION] == "2"
+    assert len(splits(world)) == 7
+
+
+def test_an_orphaned_first_try_and_the_second_share_one_rollout(world: World, target: InProcessTarget) -> None:
+    deployed(world, "1", target)
+    world.record("2", champion="1")
+
+    with ThreadPoolExecutor(2) as pool:
+        tries = [pool.submit(deployed, world, "2", target) for _ in range(2)]
+        results = [each.result() for each in tries]
+
+    assert {result.split["2"] for result in results} == {100}
+    assert splits(world)[2:] == [{"1": 100, "2": 0}, {"1": 90, "2": 10}, {"1": 50, "2": 50}, {"2": 100}, {"2": 100}]
+    assert len(world.ledger.history(Kind.PROMOTION, MODEL)) == 2
+
+
+def test_of_two_rollouts_at_once_one_wins(world: World, target: InProcessTarget) -> None:
+    deployed(world, "1", target)
+    for version in ("2", "3"):
+        world.record(version, champion="1")
+    together = threading.Barrier(2)
+
+    def try_to_deploy(version: str) -> Traffic | Exception:
+        together.wait()
+        try:
+            return deployed(world, version, target)
+        except (ConcurrentWriteError, RolloutRefusedError) as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(try_to_deploy, ("2", "3")))
+
+    won = [result for result in results if isinstance(result, Traffic)]
+    assert len(won) == 1
+    loser = "3" if "2" in won[0].split else "2"
+    assert all(loser not in split or split[loser] == 0 for split in splits(world))
+    with pytest.raises(RolloutRefusedError, match="Train again"):
+        deployed(world, loser, target)
+    history = world.ledger.traffic_history(MODEL)
+    assert [traffic.generation for traffic in history] == list(range(1, len(history) + 1))
+
+
+def test_an_abandoned_rollout_is_taken_over(world: World, target: InProcessTarget) -> None:
+    deployed(world, "1", target)
+    world.settle({"1": 50, "2": 50}, settled=False)
+    world.record("3", champion="1")
+
+    with pytest.raises(ConcurrentWriteError, match="has to wait"):
+        deployed(world, "3", target)
+    deploy(world.spec(), world.stores, "3", target=target, origin=origin(), patience=-100)
+
+    assert splits(world)[3] == {"1": 100, "3": 0}
+    assert splits(world)[-1] == {"3": 100}
+
+
+def test_rolling_back_twice_never_returns_to_a_bad_version(world: World, target: InProcessTarget) -> None:
+    deployed(world, "1", target)
+    deployed(world, "2", target, champion="1")
+    deployed(world, "3", target, champion="2")
+
+    first = rollback(MODEL, world.stores, reason="wrong prices", target=target, origin=origin(run="r1"), patience=2)
+    second = rollback(MODEL, world.stores, reason="still wrong", target=target, origin=origin(run="r2"), patience=2)
+
+    assert (first.split, second.split) == ({"2": 100}, {"1": 100})
+    assert first.settled
+    assert world.registry.aliases(MODEL)[Alias.CHAMPION] == "1"
+    with pytest.raises(RolloutRefusedError, match="Nothing to roll back to"):
+        rollback(MODEL, world.stores, reason="and again", target=target, origin=origin(run="r3"), patience=2)
+    seen = world.ledger.latest(Kind.SERVING_CHECK, MODEL).payload
+    assert seen["version"] == "1"
+    assert seen["seconds"] < 3
+
+
+def test_a_retried_rollback_does_not_go_further_back(world: World, target: InProcessTarget) -> None:
+    deployed(world, "1", target)
+    deployed(world, "2", target, champion="1")
+    deployed(world, "3", target, champion="2")
+
+    def die(traffic: Traffic) -> None:
+        raise KeyboardInterrupt
+
+    target.when_moved = die
+    with pytest.raises(KeyboardInterrupt):
+        rollback(MODEL, world.stores, reason="bad", target=target, origin=origin("rollback_model"), patience=2)
+    target.when_moved = lambda traffic: None
+    again = rollback(MODEL, world.stores, reason="bad", target=target, origin=origin("rollback_model"), patience=2)
+
+    assert again.split == {"2": 100}
+    assert splits(world)[-2:] == [{"3": 100}, {"2": 100}]
+
+
+def test_two_rollbacks_at_once_are_one(world: World, target: InProcessTarget) -> None:
+    deployed(world, "1", target)
+    deployed(world, "2", target, champion="1")
+    deployed(world, "3", target, champion="2")
+    together = threading.Barrier(2)
+
+    def go_back(run: str) -> Traffic:
+        together.wait()
+        return rollback(MODEL, world.stores, reason="bad", target=target, origin=origin(run=run), patience=2)
+
+    real = world.ledger.traffic_history
+
+    def both_read_before_either_writes(model: str) -> list[Traffic]:
+        history = real(model)
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.3)
+        return history
+
+    world.ledger.traffic_history = both_read_before_either_writes  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(go_back, ("r1", "r2")))
+
+    assert [result.split for result in results] == [{"2": 100}, {"2": 100}]
+
+
+def test_a_rollback_ends_a_rollout_under_way(world: World, target: InProcessTarget) -> None:
+    deployed(world, "1", target)
+
+    def interfere(traffic: Traffic) -> None:
+        if traffic.split.get("2") == 50:
+            rollback(MODEL, world.stores, reason="complaints", target=target, origin=origin(run="r"), patience=2)
+
+    target.when_moved = interfere
+    with pytest.raises(RolloutRefusedError, match="complaints"):
+        deployed(world, "2", target, champion="1")
+
+    assert splits(world)[-1] == {"1": 100}
+
+
+def test_a_rollback_works_without_replicas_tables_and_registry(world: World, target: InProcessTarget) -> None:
+    deployed(world, "1", target)
+    deployed(world, "2", target, champion="1")
+    target.replicas = ()
+
+    moved = rollback(MODEL, world.stores_away(), reason="bad", target=target, origin=origin(run="r"), patience=2)
+
+    assert moved.split == {"1": 100}

@@ -1,0 +1,285 @@
+"""Months after a model went into service: performance, drift and the decision to train again, on real stores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mlops_provider.core.metrics import Interval
+from mlops_provider.core.names import Environment, Kind
+from mlops_provider.exceptions import ConfigurationError, MissingPartitionError, StoreUnavailableError
+from mlops_provider.steps import monitor
+from mlops_provider.stores.predictions import SegmentWriter
+from support.parcels import DECLARED, Parcels, origin
+
+pytestmark = [
+    pytest.mark.integration,
+    # MLflow 3.17's own database code, on SQLAlchemy 2.1.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
+]
+
+
+@pytest.fixture(scope="module")
+def in_service(tmp_path_factory: pytest.TempPathFactory) -> Parcels:
+    """Version 1, trained on January and gated on February, serves from March on; not to be changed."""
+    made = Parcels(tmp_path_factory.mktemp("in_service"))
+    made.build("2013-01", "2013-02")
+    version = made.train("2013-02")
+    assert version == "1"
+    made.serve(version)
+    return made
+
+
+@pytest.fixture
+def parcels(in_service: Parcels, tmp_path: Path) -> Parcels:
+    """A copy of it to change."""
+    return in_service.copied(tmp_path / "copy")
+
+
+@pytest.fixture
+def unserved(tmp_path: Path) -> Parcels:
+    """The use case before its first model."""
+    return Parcels(tmp_path / "unserved")
+
+
+def lived(parcels: Parcels, *months: str) -> list[dict[str, object]]:
+    """Build, score and watch each month in turn; give its retrain decision."""
+    decisions = []
+    for month in months:
+        parcels.build(month)
+        parcels.score(month)
+        decisions.append(parcels.watch(month)[2])
+    return decisions
+
+
+def test_before_the_first_model_a_month_is_recorded_as_not_served(unserved: Parcels) -> None:
+    unserved.build("2013-01")
+
+    performance, drift, decision = unserved.watch("2013-01")
+
+    assert unserved.payload(performance)["reason"] == "No model served this month: it has no predictions."
+    assert unserved.payload(performance)["metrics"] == {}
+    assert unserved.payload(drift)["alarm"] is False
+    (reason,) = decision.pop("reasons")
+    assert reason.startswith("No champion yet, and 1 of 2 months of data")
+    assert decision == {"retrain": False, "trigger": "none", "cause": None, "through": "2013-01"}
+
+
+def test_the_second_month_asks_for_the_first_model(unserved: Parcels) -> None:
+    for month in ("2013-01", "2013-02"):
+        unserved.build(month)
+        *_, decision = unserved.watch(month)
+
+    assert decision["retrain"] is True
+    assert decision["cause"] == "parcels-first_model-2013-02"
+    assert decision["through"] == "2013-02"
+
+
+def test_performance_is_measured_on_the_rows_whose_outcome_is_known(parcels: Parcels) -> None:
+    parcels.build("2013-03")
+    parcels.score("2013-03")
+
+    found = parcels.payload(parcels.watch("2013-03")[0])
+
+    assert (found["predicted"], found["rows"], found["coverage"]) == (800, 760, 0.95)
+    score = Interval.from_json(found["metrics"]["roc_auc"])
+    assert 0.6 < score.low < score.value < score.high
+    assert {each["value"] for each in found["slices"]} == {"north", "south"}
+    assert list(found["versions"]) == [found["version"]] == ["1"]
+    assert Interval.from_json(found["expected"]["roc_auc"]).value > 0.6
+
+
+def test_a_month_whose_labels_are_not_there_says_so(parcels: Parcels) -> None:
+    parcels.build("2013-03")
+    parcels.score("2013-03")
+
+    record = monitor.measure_performance(parcels.spec, parcels.stores, "2013-03", origin=origin("measure_performance"))
+
+    assert parcels.payload(record)["reason"] == "The outcomes of this month are not known yet."
+
+
+def test_a_month_with_one_class_has_no_score_and_a_reason(parcels: Parcels) -> None:
+    parcels.bend(m2013_03={"outcomes": "one class"})
+    (decision,) = lived(parcels, "2013-03")
+
+    found = parcels.stores.ledger.latest(Kind.PERFORMANCE, "parcels")
+    assert found is not None
+    assert "both 0 and 1 are needed" in found.payload["reason"]
+    assert "Performance in 2013-03 is unknown: too few labels." in decision["reasons"]
+
+
+def test_an_ordinary_month_raises_no_alarm_and_starts_nothing(parcels: Parcels) -> None:
+    (decision,) = lived(parcels, "2013-03")
+
+    drift = parcels.stores.ledger.latest(Kind.DRIFT, "parcels")
+    assert drift is not None
+    assert drift.payload["alarm"] is False
+    assert drift.payload["reference"]["partitions"] == ["2013-01"]
+    assert decision["retrain"] is False
+    assert decision["cause"] is None
+
+
+def test_a_column_that_moved_raises_an_alarm_and_a_seasonal_one_warns(parcels: Parcels) -> None:
+    parcels.bend(m2013_03={"farther": 1.5, "heavier": 6.0})
+    lived(parcels, "2013-03")
+
+    drift = parcels.stores.ledger.latest(Kind.DRIFT, "parcels")
+    assert drift is not None
+    assert drift.payload["alarm"] is True
+    assert {"distance", "weight"} <= set(drift.payload["drifted"])
+    assert any(warning.startswith("weight: ") for warning in drift.payload["warnings"])
+    assert {each["column"] for each in drift.payload["columns"]} == {"weight", "distance", "depot", "prediction"}
+
+
+def test_the_report_of_a_month_holds_the_numbers_of_its_verdict(parcels: Parcels) -> None:
+    lived(parcels, "2013-03")
+
+    drift = parcels.stores.ledger.latest(Kind.DRIFT, "parcels")
+    assert drift is not None
+    page = parcels.stores.reports.read(drift.payload["report"]).decode()
+    for column in drift.payload["columns"]:
+        assert f"{column['score']:.6f}".rstrip("0") in page
+
+
+def test_a_retry_adds_no_record_and_no_snapshot(parcels: Parcels, tmp_path: Path) -> None:
+    parcels.build("2013-03")
+    parcels.score("2013-03")
+
+    first = parcels.watch("2013-03", tmp_path / "workspace", run="a")
+    again = parcels.watch("2013-03", tmp_path / "workspace", run="a")
+    parcels.watch("2013-03", tmp_path / "workspace", run="b")
+
+    assert first == again
+    (snapshot,) = (tmp_path / "workspace").glob("*/snapshots/*.json")
+    content = json.loads(snapshot.read_text())
+    assert content["timestamp"] == "2013-04-06T00:00:00+00:00"
+    assert content["metadata"] == {"partition": "2013-03", "version": "1"}
+    assert snapshot.stem == parcels.payload(first[1])["snapshot"]
+
+
+def test_the_workspace_comes_from_the_environment_if_none_is_named(
+    parcels: Parcels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(Environment.EVIDENTLY_WORKSPACE, str(tmp_path / "workspace"))
+
+    lived(parcels, "2013-03")
+
+    assert len(list((tmp_path / "workspace").glob("*/snapshots/*.json"))) == 1
+
+
+def test_a_workspace_that_cannot_be_written_is_retried(parcels: Parcels, tmp_path: Path) -> None:
+    (tmp_path / "workspace").write_text("not a folder")
+    parcels.build("2013-03")
+    parcels.score("2013-03")
+
+    with pytest.raises(StoreUnavailableError, match="MLOPS_EVIDENTLY_WORKSPACE"):
+        parcels.watch("2013-03", tmp_path / "workspace")
+
+    assert parcels.stores.ledger.history(Kind.DRIFT, "parcels") == []
+
+
+def test_drift_in_two_of_three_months_retrains_with_a_cause_of_its_own(parcels: Parcels) -> None:
+    parcels.bend(m2013_03={"farther": 1.5}, m2013_05={"farther": 1.5})
+
+    march, april, may = lived(parcels, "2013-03", "2013-04", "2013-05")
+
+    assert (march["retrain"], april["retrain"]) == (False, False)
+    assert (may["retrain"], may["trigger"]) == (True, "drift")
+    assert may["cause"] == "parcels-drift-2013-05"
+    assert may["through"] == "2013-05"
+
+
+def test_after_a_retraining_there_is_a_cooldown_in_data_time(parcels: Parcels) -> None:
+    parcels.declare(retrain={**DECLARED["retrain"], "cooldown_days": 40})
+    parcels.bend(m2013_03={"farther": 1.5}, m2013_04={"farther": 1.5}, m2013_05={"farther": 1.5})
+
+    _, april, may = lived(parcels, "2013-03", "2013-04", "2013-05")
+
+    assert april["retrain"] is True
+    assert may["retrain"] is False
+    assert "the last retraining was 31 days ago, cooldown 40 days" in may["reasons"][0]
+
+
+def test_lost_performance_retrains(parcels: Parcels) -> None:
+    parcels.bend(m2013_03={"reversed": True}, m2013_04={"reversed": True})
+
+    _, april = lived(parcels, "2013-03", "2013-04")
+
+    assert april["trigger"] == "performance"
+    assert april["cause"] == "parcels-performance-2013-04"
+
+
+def test_a_month_with_few_labels_says_nothing_about_performance(parcels: Parcels) -> None:
+    parcels.bend(m2013_03={"reversed": True}, m2013_04={"reversed": True, "rows": 90})
+
+    _, april = lived(parcels, "2013-03", "2013-04")
+
+    assert april["retrain"] is False
+    assert "Performance in 2013-04 is unknown: too few labels." in april["reasons"]
+
+
+def test_months_of_an_earlier_version_do_not_count_against_a_new_one(parcels: Parcels) -> None:
+    parcels.declare(gate={**DECLARED["gate"], "mode": "dry_run"})
+    parcels.bend(m2013_03={"farther": 1.5}, m2013_04={"farther": 1.5})
+    lived(parcels, "2013-03")
+    second = parcels.train("2013-03", "second")
+    assert second == "2"
+    parcels.serve(second)
+
+    (april,) = lived(parcels, "2013-04")
+
+    assert april["retrain"] is False
+    decided = parcels.stores.ledger.latest(Kind.RETRAIN, "parcels")
+    assert decided is not None
+    assert [window["partition"] for window in decided.payload["windows"]] == ["2013-04"]
+    assert decided.payload["version"] == "2"
+
+
+def test_a_feature_that_the_serving_version_never_saw_is_not_compared(parcels: Parcels) -> None:
+    parcels.declare(features={**DECLARED["features"], "numeric": ["distance"]}, monitoring={"limit": 0.5})
+    parcels.build("2013-03")
+    parcels.declare()
+    parcels.score("2013-03")
+    parcels.declare(features={**DECLARED["features"], "numeric": ["distance"]}, monitoring={"limit": 0.5})
+
+    found = parcels.payload(parcels.watch("2013-03")[1])
+
+    assert {each["column"] for each in found["columns"]} == {"distance", "depot", "prediction"}
+
+
+@pytest.mark.parametrize("step", [monitor.record_outcomes, monitor.measure_performance, monitor.detect_drift])
+def test_a_run_without_a_partition_key_is_told_so(in_service: Parcels, step: object) -> None:
+    with pytest.raises(MissingPartitionError, match="no partition key"):
+        step(in_service.spec, in_service.stores, "", origin=origin("any"))  # type: ignore[operator]
+
+
+def test_sealed_predictions_are_delivered_once_and_recorded(parcels: Parcels, tmp_path: Path) -> None:
+    writer = SegmentWriter(tmp_path / "spool" / "parcels", "replica")
+    writer.append([{"partition": "2013-03", "parcel": 1, "prediction": 0.25, "version": "1"}])
+    writer.close()
+
+    first, second = (
+        monitor.deliver_predictions(
+            parcels.spec, parcels.stores, spool_dir=str(tmp_path / "spool"), origin=origin("deliver_predictions")
+        )
+        for _ in range(2)
+    )
+
+    assert (first, second) == ({"rows": 1, "segments": 1}, {"rows": 0, "segments": 0})
+    (record,) = parcels.stores.ledger.history(Kind.DELIVERY, "parcels")
+    assert record.payload["rows"] == 1
+
+
+def test_a_spool_that_nobody_wrote_to_has_nothing_to_deliver(in_service: Parcels, tmp_path: Path) -> None:
+    found = monitor.deliver_predictions(
+        in_service.spec, in_service.stores, spool_dir=str(tmp_path / "none"), origin=origin("deliver_predictions")
+    )
+
+    assert found == {"rows": 0, "segments": 0}
+
+
+def test_delivering_from_nowhere_is_a_setting_to_make(in_service: Parcels) -> None:
+    with pytest.raises(ConfigurationError, match="MLOPS_SPOOL_DIR"):
+        monitor.deliver_predictions(in_service.spec, in_service.stores, origin=origin("deliver_predictions"))

@@ -1,0 +1,356 @@
+"""
+Steps in processes of their own, which can be killed or halted at any point of their work.
+
+A point is where a step has just changed a store, or has read what its next change depends on. Children are forked
+from a process that has imported the libraries and used none, as Airflow's own workers are.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+from mlflow import MlflowClient
+
+from mlops_provider.core.references import TableRef
+from mlops_provider.exceptions import TransientError
+from mlops_provider.serving.process import serve
+from mlops_provider.steps import deploy, gate, ingest, train
+from mlops_provider.stores import delta
+from mlops_provider.stores.ledger import Ledger
+from mlops_provider.stores.reports import Reports
+from mlops_provider.stores.tables import Tables
+from mlops_provider.targets import Server
+from support.tiny import MODEL, Place, origin
+
+_MLFLOW_CHANGES = (
+    "create_experiment",
+    "create_run",
+    "delete_run",
+    "log_batch",
+    "log_inputs",
+    "log_outputs",
+    "set_terminated",
+    "create_logged_model",
+    "log_model_artifacts",
+    "finalize_logged_model",
+    "delete_logged_model",
+    "create_registered_model",
+    "create_model_version",
+    "delete_model_version",
+    "set_registered_model_alias",
+    "set_model_version_tag",
+)
+
+
+def land(place: Place, month: str, run: str) -> Any:
+    return ingest.land(place.spec(), place.stores(), month, origin=origin("land_data", run)).as_json()
+
+
+def validate(place: Place, month: str, run: str, landed: Mapping[str, Any]) -> Any:
+    table = TableRef.from_json(landed)
+    return ingest.validate(place.spec(), place.stores(), month, table, origin=origin("validate_data", run)).as_json()
+
+
+def build_features(place: Place, month: str, run: str, clean: Mapping[str, Any]) -> Any:
+    table = TableRef.from_json(clean)
+    built = ingest.build_features(place.spec(), place.stores(), month, table, origin=origin("build_features", run))
+    return built.as_json()
+
+
+def declare_gate(place: Place, through: str, run: str) -> Any:
+    return train.declare_gate(place.spec(), place.stores(), through, origin=origin("declare_gate", run))
+
+
+def train_model(place: Place, through: str, run: str, declaration: str) -> Any:
+    parameters = {"max_leaf_nodes": 9}
+    task = origin("train_model", run)
+    return train.train_model(
+        place.spec(), place.stores(), through, parameters=parameters, declaration=declaration, origin=task
+    )
+
+
+def evaluate_model(place: Place, through: str, run: str, run_id: str, declaration: str) -> Any:
+    task = origin("evaluate_model", run)
+    return train.evaluate_model(
+        place.spec(), place.stores(), through, run_id=run_id, declaration=declaration, origin=task
+    )
+
+
+def decide_gate(place: Place, run: str, evaluation: str, declaration: str) -> Any:
+    task = origin("decide_gate", run)
+    return gate.decide_gate(place.stores(), evaluation=evaluation, declaration=declaration, origin=task)[0]
+
+
+def register_model(place: Place, run: str, run_id: str, verdict: str) -> Any:
+    task = origin("register_model", run)
+    return train.register_model(place.spec(), place.stores(), run_id=run_id, verdict=verdict, origin=task)
+
+
+def check_serving(place: Place, version: str, url: str, run: str) -> Any:
+    stores = place.stores()
+    target = Server(url, model=MODEL, ledger=stores.ledger)
+    return deploy.check_serving(place.spec(), stores, version, target=target, origin=origin("check_serving", run))
+
+
+def deploy_model(place: Place, version: str, url: str, run: str) -> Any:
+    stores = place.stores()
+    target = Server(url, model=MODEL, ledger=stores.ledger)
+    return deploy.deploy(place.spec(), stores, version, target=target, origin=origin("deploy_model", run)).as_json()
+
+
+def rollback_model(place: Place, url: str, run: str) -> Any:
+    stores = place.stores()
+    target = Server(url, model=MODEL, ledger=stores.ledger)
+    task = origin("rollback_model", run)
+    return deploy.rollback(MODEL, stores, reason="it was late", target=target, origin=task).as_json()
+
+
+def serve_model(place: Place, port: int) -> None:
+    stores = place.stores()
+    serve(
+        [MODEL],
+        host="127.0.0.1",
+        port=port,
+        ledger_url=stores.ledger.url,
+        registry_uri=stores.registry.tracking_uri,
+        spool_dir=place.folder / "spool",
+        name="server",
+        advertised_url="",
+        workers=1,
+        threads=1,
+    )
+
+
+@dataclass(frozen=True)
+class Halt:
+    """
+    Where a child stops.
+
+    :param how: "kill" ends it as `kill -9` does; "stop" suspends it until :meth:`Child.go_on`.
+    :param at: The point; by default the first one that is not among *passed*.
+    :param passed: Points to go past.
+    """
+
+    how: Literal["kill", "stop"]
+    at: str | None = None
+    passed: frozenset[str] = frozenset()
+
+    def is_at(self, point: str) -> bool:
+        return point == self.at if self.at else point not in self.passed
+
+
+@dataclass
+class Child:
+    """A step in a process of its own."""
+
+    process: Any
+    connection: Connection
+    points: list[str] = field(default_factory=list)
+    result: Any = None
+    error: str = ""
+    message: str = ""
+    transient: bool = False
+
+    @property
+    def killed(self) -> bool:
+        return bool(self.process.exitcode == -signal.SIGKILL)
+
+    @property
+    def succeeded(self) -> bool:
+        return self.process.exitcode == 0 and not self.error
+
+    def begin(self) -> None:
+        """Let it begin; it has prepared itself and waits."""
+        assert self.connection.recv() == ("ready", None)
+        self.connection.send("go")
+
+    def halted(self) -> str | None:
+        """Wait until it has stopped and give the point; None if it ended without stopping."""
+        word = ""
+        while word != "halts":
+            try:
+                word, value = self.connection.recv()
+            except EOFError:
+                return None
+            self._note(word, value)
+        deadline = time.monotonic() + 30
+        while _state(self.process.pid) != "T":
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        return self.points[-1]
+
+    def go_on(self) -> None:
+        os.kill(self.process.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it as `kill -9` does; nothing happens if it has ended already."""
+        self.process.kill()
+
+    def end(self) -> Child:
+        """Wait for its end."""
+        try:
+            while True:
+                self._note(*self.connection.recv())
+        except (EOFError, ConnectionResetError):
+            pass
+        self.process.join(60)
+        assert self.process.exitcode is not None, "The child does not end."
+        return self
+
+    def _note(self, word: str, value: Any) -> None:
+        if word == "passes" or word == "halts":
+            self.points.append(value)
+        elif word == "result":
+            self.result = value
+        else:
+            self.error, self.message, self.transient = value
+
+
+def start(step: Callable[..., Any], place: Place, halt: Halt | None = None, **arguments: Any) -> Child:
+    """Start a step in a process of its own; it waits for :meth:`Child.begin`."""
+    _ensure_forkserver()
+    context = multiprocessing.get_context("forkserver")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_child, args=(theirs, step.__name__, place, halt, arguments), daemon=True)
+    process.start()
+    theirs.close()
+    return Child(process, ours)
+
+
+def run(step: Callable[..., Any], place: Place, halt: Halt | None = None, **arguments: Any) -> Child:
+    """Run a step in a process of its own to its end, whichever it is."""
+    child = start(step, place, halt, **arguments)
+    child.begin()
+    return child.end()
+
+
+def killed_everywhere(step: Callable[..., Any], place: Place, **arguments: Any) -> tuple[Sequence[str], Child]:
+    """
+    Run a step and kill it at its first point; again, and kill it at the first point not seen so far; until it ends.
+
+    :return: The points, and the run that ended.
+    """
+    seen: list[str] = []
+    while True:
+        child = run(step, place, Halt("kill", passed=frozenset(seen)), **arguments)
+        if not child.killed:
+            return seen, child
+        seen.append(child.points[-1])
+
+
+def overtaken(step: Callable[..., Any], place: Place, passed: Sequence[str], **arguments: Any) -> Sequence[Child]:
+    """
+    Halt a first try at its first point that is not among *passed*, let a second run to its end, let the first go on.
+
+    :return: Both tries; only the first if it has no such point.
+    """
+    first = start(step, place, Halt("stop", passed=frozenset(passed)), **arguments)
+    first.begin()
+    if first.halted() is None:
+        return [first.end()]
+    second = run(step, place, **arguments)
+    first.go_on()
+    return [first.end(), second]
+
+
+def side_by_side(step: Callable[..., Any], place: Place, **arguments: Any) -> Sequence[Child]:
+    """Let two tries begin at the same time."""
+    return together(*(start(step, place, **arguments) for _ in range(2)))
+
+
+def together(*children: Child) -> Sequence[Child]:
+    """Let children begin at the same time, and wait for all of them."""
+    for child in children:
+        assert child.connection.poll(60)
+    for child in children:
+        child.begin()
+    return [child.end() for child in children]
+
+
+def _ensure_forkserver() -> None:
+    multiprocessing.set_forkserver_preload([__name__])
+    # Python 3.11 does not tell the server where to look for what it is to import.
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.pop("PYTHONPATH")
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+
+
+def _state(pid: int) -> str:
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
+def _child(connection: Connection, step: str, place: Place, halt: Halt | None, arguments: Mapping[str, Any]) -> None:
+    log = os.open(place.folder / "children.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    act = getattr(importlib.import_module(__name__), step)
+    with _points(connection, halt):
+        connection.send(("ready", None))
+        connection.recv()
+        try:
+            connection.send(("result", act(place, **arguments)))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test that started the child judges it
+            traceback.print_exc()
+            connection.send(("error", (type(error).__name__, str(error), isinstance(error, TransientError))))
+
+
+@contextmanager
+def _points(connection: Connection, halt: Halt | None) -> Iterator[None]:
+    """Report each point, and halt at the one that is meant."""
+    reached: Counter[str] = Counter()
+    depth = 0
+
+    def reports(owner: Any, name: str, about: Callable[..., str] = lambda *_, **__: "") -> None:
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            nonlocal depth
+            depth += 1
+            try:
+                answer = original(*args, **kwargs)
+            finally:
+                depth -= 1
+            if depth == 0:
+                what = f"{name} {about(*args, **kwargs)}".strip()
+                reached[what] += 1
+                reach(f"{what} #{reached[what]}")
+            return answer
+
+        setattr(owner, name, wrapped)
+
+    def reach(point: str) -> None:
+        if halt is None or not halt.is_at(point):
+            connection.send(("passes", point))
+            return
+        connection.send(("halts", point))
+        os.kill(os.getpid(), signal.SIGKILL if halt.how == "kill" else signal.SIGSTOP)
+
+    reports(Tables, "replace_partition", lambda _, uri, *__: uri.rpartition("/")[2])
+    reports(delta, "created", lambda uri, *_: uri.rpartition("/")[2])
+    reports(delta, "committed", lambda handle, *_, **__: handle.table_uri.rstrip("/").rpartition("/")[2])
+    reports(Ledger, "_append", lambda _, kind, *__: str(kind))
+    reports(Reports, "write")
+    for change in _MLFLOW_CHANGES:
+        reports(MlflowClient, change)
+    yield

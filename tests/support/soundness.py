@@ -1,0 +1,112 @@
+"""What must hold after any fault, and what to count to see it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import closing
+from typing import Any
+
+from deltalake import DeltaTable
+
+from mlops_provider.core.names import Kind, Table, Tag
+from mlops_provider.core.references import TableRef
+from support.tiny import MODEL, Place, origin
+
+KEYS = ["line", "trip"]
+_MAY_REPEAT = (Table.RAW, Table.QUARANTINE)
+"""Tables that hold what the source delivered, repeated keys included."""
+
+
+def assert_nothing_broken(place: Place) -> None:
+    """Every version of every table can be read, holds no key twice, and the ledger's chain holds without a gap."""
+    stores = place.stores()
+    with closing(stores.ledger):
+        assert stores.ledger.verify() is None
+        generations = [traffic.generation for traffic in stores.ledger.traffic_history(MODEL)]
+        assert generations == list(range(1, len(generations) + 1))
+    for table in Table:
+        uri = place.table(table)
+        for version in range((stores.tables.version(uri) or -1) + 1):
+            frame = stores.tables.read(TableRef(uri, version))
+            assert table in _MAY_REPEAT or not frame.duplicated(KEYS).any(), f"{table} {version} holds a key twice"
+        for partition, contents in _replacements(uri).items():
+            twice = [one for one, following in zip(contents, contents[1:], strict=False) if one == following]
+            assert not twice, f"{partition} of {table} was replaced by what it held"
+
+
+def contents(place: Place) -> dict[tuple[str, str], str]:
+    """Hash of what each partition of each table holds."""
+    tables = place.stores().tables
+    found = {}
+    for table in Table:
+        uri = place.table(table)
+        for partition in tables.partitions(uri):
+            found[str(table), partition] = str(tables.content(uri, partition))
+    return found
+
+
+def versions(place: Place) -> dict[str, int]:
+    """Newest version of each table there is."""
+    tables = place.stores().tables
+    found = {str(table): tables.version(place.table(table)) for table in Table}
+    return {table: version for table, version in found.items() if version is not None}
+
+
+def replacements(place: Place, table: Table, partition: str) -> int:
+    """How often a partition was replaced."""
+    return len(_replacements(place.table(table))[partition])
+
+
+def _replacements(uri: str) -> Mapping[str, list[str]]:
+    """Contents that each partition had, oldest first."""
+    found: dict[str, list[str]] = defaultdict(list)
+    if DeltaTable.is_deltatable(uri):
+        for commit in DeltaTable(uri).history()[::-1]:
+            if "mlops.content" in commit:
+                found[commit["mlops.partition"]].append(commit["mlops.content"])
+    return found
+
+
+def records(place: Place, kind: Kind, run: str | None = None) -> list[Mapping[str, Any]]:
+    """Payloads of the records of a kind, oldest first; only those of the tasks of a DAG run if it is named."""
+    ledger = place.stores().ledger
+    with closing(ledger):
+        found = ledger.history(kind, MODEL)
+    return [one.payload for one in found if run is None or f"/{run}/" in (one.key or "")]
+
+
+def mlflow_runs(place: Place, run: str) -> list[str]:
+    """IDs of the MLflow runs that stand for a DAG run; deleted ones do not count."""
+    client = place.stores().registry._client
+    experiment = client.get_experiment_by_name(MODEL)
+    assert experiment is not None
+    task = origin("train_model", run)
+    wanted = f"tags.`{Tag.ORIGIN}` = '{task.dag_id}/{task.run_id}'"
+    return [found.info.run_id for found in client.search_runs([experiment.experiment_id], wanted)]
+
+
+def assert_trained_once(place: Place, run: str) -> str:
+    """A DAG run has one finished MLflow run, which names one model, and one training record; give the MLflow run."""
+    registry = place.stores().registry
+    (run_id,) = mlflow_runs(place, run)
+    found = registry._client.get_run(run_id)
+    assert found.info.status == "FINISHED"
+    (model,) = registry._logged(run_id)
+    assert [output.model_id for output in found.outputs.model_outputs] == [model.model_id]
+    (trained,) = [one for one in records(place, Kind.TRAINING) if one["run_id"] == run_id]
+    assert trained["model_uri"] == model.model_uri
+    contexts = [tag.value for dataset in found.inputs.dataset_inputs for tag in dataset.tags]
+    assert contexts.count("training") == 2
+    return run_id
+
+
+def assert_registered_once(place: Place, run_id: str) -> str:
+    """An MLflow run has one version and one registration; give the version."""
+    registry = place.stores().registry
+    (version,) = [found for found in registry.versions(MODEL) if found.run_id == run_id]
+    (registered,) = [one for one in records(place, Kind.REGISTRATION) if one["run_id"] == run_id]
+    assert registered["version"] == version.version
+    (model,) = registry._logged(run_id)
+    assert version.source == model.artifact_location
+    return version.version

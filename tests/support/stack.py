@@ -1,0 +1,88 @@
+"""Speak with a running stack."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+if TYPE_CHECKING:
+    from mlops_provider.stores.suite import Stores
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = "flight_delays"
+DONE = {"success", "failed"}
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class RunningStack:
+    """What a test needs to speak with the stack."""
+
+    home: Path
+    project: Path
+    environment: dict[str, str]
+    api: httpx.Client
+    stores: Stores
+
+    def mlops(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "mlops_provider.cli.main", *arguments],
+            cwd=self.project,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def start(self, dag_id: str, run_id: str, **body: Any) -> httpx.Response:
+        return self.api.post(f"/dags/{dag_id}/dagRuns", json={"dag_run_id": run_id, "logical_date": None, **body})
+
+    def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
+        answer = self.api.get(f"/dags/{dag_id}/dagRuns/{run_id}")
+        answer.raise_for_status()
+        return dict(answer.json())
+
+    def runs(self, dag_id: str) -> list[dict[str, Any]]:
+        return list(
+            self.api.get(f"/dags/{dag_id}/dagRuns", params={"limit": 100}).raise_for_status().json()["dag_runs"]
+        )
+
+    def tasks(self, dag_id: str, run_id: str) -> dict[str, dict[str, Any]]:
+        found = self.api.get(f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances").raise_for_status().json()
+        return {task["task_id"]: task for task in found["task_instances"]}
+
+    def finished(self, dag_id: str, run_id: str, timeout: float = 180) -> str:
+        """Wait for the end of a run that may not exist yet; give its state."""
+        found: dict[str, Any] = {}
+
+        def ended() -> bool:
+            found.update(next((run for run in self.runs(dag_id) if run["dag_run_id"] == run_id), {}))
+            return found.get("state") in DONE
+
+        wait_until(ended, f"{dag_id} {run_id} to end", timeout)
+        return str(found["state"])
+
+    def log(self, dag_id: str, run_id: str, task_id: str, attempt: int = 1) -> str:
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}"
+        return json.dumps(self.api.get(path).raise_for_status().json())
+
+
+def wait_until(condition: Any, what: str, timeout: float = 120) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"Waited {timeout:.0f} s for {what}.")
+        time.sleep(0.2)

@@ -1,0 +1,55 @@
+"""A running Airflow with MLflow and the model server, as `mlops up` starts it, shared by the system tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from mlops_provider.stores.suite import Stores
+from support.stack import ROOT, RunningStack, free_port, wait_until
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """The suite's own DAGs, and those of the tests, on a stack of their own."""
+    project = tmp_path_factory.mktemp("project")
+    (project / "dags").mkdir()
+    for file in [*(ROOT / "dags").glob("*.py"), *(ROOT / "tests/system/dags").glob("*.py")]:
+        (project / "dags" / file.name).symlink_to(file)
+    for name in ("plugins", "include", "airflow_settings.yaml"):
+        (project / name).symlink_to(ROOT / name)
+    names = ("MLOPS_AIRFLOW_PORT", "MLOPS_MLFLOW_PORT", "MLOPS_SERVER_PORT", "MLOPS_EVIDENTLY_PORT")
+    ports = {name: free_port() for name in names}
+    home = project / ".mlops"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")} | ports
+    command = [sys.executable, "-m", "mlops_provider.cli.main"]
+    try:
+        up = subprocess.run([*command, "up"], cwd=project, env=environment, capture_output=True, text=True, check=False)
+        assert up.returncode == 0, up.stdout[-3000:] + up.stderr[-3000:]
+        airflow = f"http://127.0.0.1:{ports['MLOPS_AIRFLOW_PORT']}"
+        password = json.loads((home / "secrets.json").read_text())["admin_password"]
+        token = httpx.post(f"{airflow}/auth/token", json={"username": "admin", "password": password}, trust_env=False)
+        api = httpx.Client(
+            base_url=f"{airflow}/api/v2",
+            headers={"Authorization": f"Bearer {token.raise_for_status().json()['access_token']}"},
+            timeout=30,
+            trust_env=False,
+        )
+        stores = Stores(
+            tables_uri=str(home / "data"),
+            registry_uri=f"http://127.0.0.1:{ports['MLOPS_MLFLOW_PORT']}",
+            ledger_url=f"sqlite:///{home / 'ledger.db'}",
+        )
+        with api:
+            running = RunningStack(home, project, environment, api, stores)
+            expected = len(list((project / "dags").glob("*.py")))
+            wait_until(lambda: api.get("/dags").json()["total_entries"] >= expected, "the DAGs to be parsed")
+            yield running
+    finally:
+        subprocess.run([*command, "down"], cwd=project, env=environment, capture_output=True, text=True, check=True)

@@ -1,0 +1,104 @@
+"""One table of commands, two command lines."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+
+import pytest
+
+from mlops_provider.cli import main as entry
+from mlops_provider.cli.commands import COMMANDS, Command
+from mlops_provider.exceptions import ConfigurationError, NothingToDo
+
+EVERY_COMMAND = [command for each in COMMANDS for command in ([each] if isinstance(each, Command) else each.commands)]
+
+
+@pytest.mark.parametrize("command", EVERY_COMMAND, ids=lambda command: command.name)
+def test_every_command_has_a_function_behind_it(command: Command) -> None:
+    assert callable(command.load())
+
+
+def test_the_parser_knows_where_each_command_is_carried_out() -> None:
+    arguments = entry.parser().parse_args(["settings", "apply", "other.yaml", "--dry-run"])
+
+    assert arguments.command.target == "settings:main"
+    assert arguments.words == "settings apply"
+    assert (arguments.file, arguments.dry_run) == ("other.yaml", True)
+
+
+def test_a_stage_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        entry.parser().parse_args(["run", "ingestt"])
+
+    assert refused.value.code == 2
+    assert "monitor" in capsys.readouterr().err
+
+
+def test_starting_the_command_loads_neither_airflow_nor_an_ml_library() -> None:
+    heavy = ("airflow", "mlflow", "pandas", "sklearn", "evidently", "great_expectations", "sqlalchemy", "httpx", "yaml")
+    script = (
+        "import sys; from mlops_provider.cli.main import parser; parser();"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert answer.stdout.strip() == "[]"
+
+
+class _Fails(Command):
+    """A command that ends as its name says."""
+
+    def load(self):  # type: ignore[no-untyped-def]
+        def act(arguments: argparse.Namespace) -> int:
+            raise {"error": ConfigurationError("set X"), "nothing": NothingToDo("same"), "stop": KeyboardInterrupt()}[
+                self.name
+            ]
+
+        return act
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [("error", 1, "mlops up: set X"), ("nothing", 0, "Nothing to do: same"), ("stop", 130, "mlops up: interrupted")],
+)
+def test_an_end_becomes_an_exit_code_and_a_sentence(
+    name: str, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = entry.run(_Fails(name, "", ""), argparse.Namespace(), "up")
+
+    captured = capsys.readouterr()
+    assert found == code
+    assert said in captured.out + captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_airflow_gets_the_same_commands() -> None:
+    from airflow.cli.cli_config import GroupCommand
+
+    from mlops_provider.cli.airflow_commands import get_commands
+
+    (group,) = get_commands()
+
+    assert isinstance(group, GroupCommand)
+    assert [each.name for each in group.subcommands] == [each.name for each in COMMANDS]
+    assert [
+        command.name for each in group.subcommands if isinstance(each, GroupCommand) for command in each.subcommands
+    ]
+
+
+def test_airflows_parser_takes_them() -> None:
+    from airflow.cli.cli_config import DefaultHelpParser
+    from airflow.cli.cli_parser import _add_command
+
+    from mlops_provider.cli.airflow_commands import get_commands
+
+    parser = DefaultHelpParser(prog="airflow")
+    for command in get_commands():
+        _add_command(parser.add_subparsers(), command)
+    arguments = parser.parse_args(["mlops", "run", "ingest", "--partition", "2013-01"])
+
+    assert (arguments.stage, arguments.partition) == ("ingest", "2013-01")
+    assert callable(arguments.func)

@@ -1,0 +1,48 @@
+"""Only a process that forks tasks loads their libraries."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from mlops_provider import preload
+
+LIGHT = ["colorsys"]
+
+
+@pytest.fixture(autouse=True)
+def _not_yet_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    monkeypatch.delenv("MLOPS_PRELOAD", raising=False)
+
+
+@pytest.mark.parametrize("words", [["scheduler"], ["scheduler", "--skip-serve-logs"], ["celery", "worker", "-c", "2"]])
+def test_what_forks_tasks_is_warmed(words: list[str]) -> None:
+    assert preload.warm(LIGHT, ["airflow", *words]) == LIGHT
+    assert "colorsys" in sys.modules
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["api-server"], ["dag-processor"], ["triggerer"], ["celery", "flower"], ["version"]]
+)
+def test_what_forks_none_is_not(words: list[str]) -> None:
+    assert preload.warm(LIGHT, ["airflow", *words]) == []
+    assert "colorsys" not in sys.modules
+
+
+def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLOPS_PRELOAD", "0")
+
+    assert preload.warm(LIGHT, ["airflow", "scheduler"]) == []
+
+
+def test_a_library_that_is_not_installed_keeps_nobody_from_starting(caplog: pytest.LogCaptureFixture) -> None:
+    assert preload.warm(["no_such_library", *LIGHT], ["airflow", "scheduler"]) == LIGHT
+    assert "no_such_library" in caplog.text
+
+
+def test_every_module_it_names_exists() -> None:
+    from importlib.util import find_spec
+
+    assert [module for module in preload.MODULES if find_spec(module) is None] == []
