@@ -15,13 +15,6 @@ def get_provider_info() -> dict[str, Any]:
         "package-name": "airflow-provider-mlops",
         "name": "MLOps",
         "description": "From raw data to a monitored model that retrains itself.",
-        "integrations": [
-            {
-                "integration-name": integration,
-                "external-doc-url": "https://pypi.org/project/airflow-provider-mlops/",
-                "tags": ["software"],
-            }
-        ],
         "operators": [
             {"integration-name": integration, "python-modules": [f"{MODULES}.operators.{step}" for step in STEPS]}
         ],

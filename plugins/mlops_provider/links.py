@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import BaseOperatorLink, conf
 
+from mlops_provider.core import names
 from mlops_provider.core.origin import Origin
 from mlops_provider.hooks.registry import RegistryHook
 
@@ -25,7 +26,7 @@ class ReportLink(BaseOperatorLink):
         """Address of the report behind Airflow's login; that page says so if the task wrote none."""
         origin = Origin(ti_key.dag_id, ti_key.run_id, ti_key.task_id, ti_key.map_index)
         base_url = conf.get("api", "base_url", fallback="").rstrip("/")
-        return f"{base_url}{REPORTS_ROUTE}/{origin.path}/report.html"
+        return f"{base_url}{REPORTS_ROUTE}/{origin.path}/{names.REPORT}"
 
 
 class RunLink(BaseOperatorLink):
@@ -38,5 +39,7 @@ class RunLink(BaseOperatorLink):
         run_id = getattr(operator, "linked_run_id", None)
         if run_id is None:
             return ""
-        ui_url = RegistryHook(operator.registry_conn_id).ui_url.rstrip("/")  # type: ignore[attr-defined]
-        return f"{ui_url}/#/runs/{run_id}" if ui_url.startswith(("http://", "https://")) else ""
+        ui_url = RegistryHook(operator.registry_conn_id).ui_url  # type: ignore[attr-defined]
+        if not ui_url.startswith(("http://", "https://")):
+            return ""
+        return str(operator.stores.registry.run_url(run_id, ui_url))  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_info
 
 from mlops_provider.adapters import evaluation, training
+from mlops_provider.exceptions import DataRejectedError
 
 pytestmark = pytest.mark.integration
 
@@ -132,6 +133,13 @@ def test_baselines_take_missing_values_and_categories_they_never_saw() -> None:
     fitted = training.baselines(early, numeric=["distance", "seats"], categorical=["carrier"], threads=1)
 
     assert np.isfinite(training.probabilities(fitted["linear"], later.X, threads=1)).all()
+
+
+def test_outcomes_that_are_all_alike_are_refused() -> None:
+    every = numbers_only()
+
+    with pytest.raises(DataRejectedError, match=r"400 rows with 1 class\(es\)"):
+        training.fit(tree({}), training.Examples(every.X, np.zeros(400)), threads=1)
 
 
 def test_threads_are_bounded_while_fitting_only() -> None:

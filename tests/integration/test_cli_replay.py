@@ -151,7 +151,7 @@ def test_a_month_goes_through_every_dag_in_order(replay: replaying.Replay, airfl
         "flights_deploy flights-version-1",
     ]
     assert (row.rows, row.quarantined, row.serving) == (27_004, 7, "1")
-    assert row.decision == "retrain (first model): Two months have features and outcomes. Passed the gate as v1."
+    assert row.decision == "Retrain (first model): Two months have features and outcomes. Passed the gate as v1."
 
 
 def test_a_replay_that_was_cut_off_goes_on_without_starting_anything_twice(
@@ -167,7 +167,7 @@ def test_a_replay_that_was_cut_off_goes_on_without_starting_anything_twice(
 def test_it_waits_for_a_run_that_takes_its_time(replay: replaying.Replay, airflow: Airflow) -> None:
     airflow.states["flights_monitor", "replay__2013-01"] = ["queued", "running", "running", "success"]
 
-    assert replay.month("2013-01").decision == "keep: One month is not enough."
+    assert replay.month("2013-01").decision == "Keep: One month is not enough."
     assert airflow.states["flights_monitor", "replay__2013-01"] == ["success"]
 
 
@@ -229,6 +229,33 @@ def test_the_newest_record_of_a_month_counts(ledger: Ledger) -> None:
     assert row.score == Interval(0.71, 0.70, 0.72)
     assert "0.710 (0.700-0.720)" in line(row)
     assert "temp, dewpoint_spread +1" in line(row)
+
+
+def test_a_month_keeps_the_version_that_served_when_it_was_closed(ledger: Ledger) -> None:
+    ledger.append(Kind.LANDING, MODEL, {"partition": "2013-02"})
+    ledger.propose_traffic(MODEL, {"1": 100}, settled=True, expected_generation=0, reason="", actor="")
+    ledger.append(Kind.LANDING, MODEL, {"partition": "2013-03"})
+    ledger.propose_traffic(MODEL, {"1": 90, "2": 10}, settled=False, expected_generation=1, reason="", actor="")
+    ledger.propose_traffic(MODEL, {"2": 100}, settled=True, expected_generation=2, reason="", actor="")
+
+    served = {
+        month: row_of(ledger, MODEL, month, metric="roc_auc").serving for month in ("2013-01", "2013-02", "2013-03")
+    }
+
+    assert served == {"2013-01": None, "2013-02": "1", "2013-03": "2"}
+
+
+def test_an_alarm_comes_before_the_decision(ledger: Ledger) -> None:
+    ledger.append(
+        Kind.DRIFT,
+        MODEL,
+        {"partition": "2013-04", "drifted": ["temp"], "alarm": True, "reasons": ["temp: 4.3, limit 1."]},
+    )
+    decide(ledger, "r", "2013-04", retrain=False)
+
+    row = row_of(ledger, MODEL, "2013-04", metric="roc_auc")
+
+    assert row.decision == "Drift alarm: temp: 4.3, limit 1. Keep: One month is not enough."
 
 
 def test_a_rejection_says_why(ledger: Ledger) -> None:

@@ -125,9 +125,8 @@ def test_a_changed_record_breaks_the_chain_and_is_named(here: Place, capsys: pyt
     ledger = here.stores().ledger
     records = [ledger.append(Kind.LANDING, MODEL, {"rows": rows}) for rows in range(3)]
     with sqlite3.connect(here.folder / "ledger.db") as connection:
-        (trigger,) = connection.execute("select name from sqlite_master where type = 'trigger' and sql like '%UPDATE%'")
-        connection.execute(f"drop trigger {trigger[0]}")
-        connection.execute("update records set payload = '{\"rows\":7}' where seq = 2")
+        connection.execute("drop trigger mlops_records_no_update")
+        connection.execute("update mlops_records set payload = '{\"rows\":7}' where seq = 2")
     connection.close()
 
     assert mlops("audit", "verify") == 1

@@ -48,7 +48,16 @@ def refused(content: Any, content_type: str = JSON, columns: tuple[Column, ...] 
         {"inputs": CELLS, "params": {}},
         {"dataframe_records": [{**row, "tail_number": "N1"} for row in ROWS]},
     ],
-    ids=["split", "split reversed", "records", "instances", "positional instances", "inputs", "positional inputs", "extra"],
+    ids=[
+        "split",
+        "split reversed",
+        "records",
+        "instances",
+        "positional instances",
+        "inputs",
+        "positional inputs",
+        "extra",
+    ],
 )
 def test_every_layout_of_mlflow_gives_the_same_frame(content: dict[str, Any]) -> None:
     frame = sent(content)

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
-import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
+import numpy as np
+import pandas as pd
 import pytest
-from support.serving import COLUMNS, MODEL, World, frame, records
-from support.stack import free_port
 
-from mlops_provider.core.names import Header, Kind
+from mlops_provider.core.names import Header
 from mlops_provider.exceptions import ConfigurationError
 from mlops_provider.serving import run
+from mlops_provider.serving.app import ModelServerApp
+from mlops_provider.serving.protocol import Column
+from mlops_provider.serving.served import ServedModel
+from mlops_provider.serving.snapshot import LoadedVersion, Snapshot
+from mlops_provider.stores.predictions import SegmentWriter
+from support.serving import COLUMNS, MODEL, World, frame, records
+
+# MLflow 3.17 on SQLAlchemy 2.1.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    made = World(tmp_path_factory.mktemp("serving"))
+def world(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterator[World]:
+    made = World(tmp_path_factory.mktemp("serving"), empty_mlflow)
     made.register(1)
     made.register(2)
     made.settle({"1": 100})
@@ -32,8 +42,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture
-def own_world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
+def own_world(tmp_path: Path, empty_mlflow: Path) -> Iterator[World]:
+    made = World(tmp_path, empty_mlflow)
     yield made
     made.close()
 
@@ -272,3 +282,35 @@ def test_several_models_need_a_name_in_the_path(own_world: World) -> None:
     assert server.score().status_code == 400
     assert httpx.post(f"{server.url}/models/{MODEL}/invocations", json=records(1)).status_code == 200
     assert "another" in server.get("/ready").json()["message"]
+
+
+def test_more_requests_than_may_wait_are_sent_away(tmp_path: Path) -> None:
+    released = threading.Event()
+
+    class SlowPipeline:
+        def predict_proba(self, rows: pd.DataFrame) -> np.ndarray:
+            released.wait(10)
+            return np.full((len(rows), 2), 0.5)
+
+    columns = (Column("distance", "number"),)
+    slow = LoadedVersion("1", SlowPipeline(), columns)
+    follower = SimpleNamespace(model=MODEL, trouble="", snapshot=Snapshot(MODEL, 1, {"1": 100}, {"1": slow}))
+    log = SegmentWriter(tmp_path, "server")
+    app = ModelServerApp([ServedModel(follower, log)], workers=1, most_waiting=1)
+
+    async def ask_four_times() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app.starlette())
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            asked = [
+                asyncio.create_task(client.post("/invocations", json={"inputs": {"distance": [1.0]}})) for _ in range(4)
+            ]
+            await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+            released.set()
+            return [await each for each in asked]
+
+    answers = asyncio.run(ask_four_times())
+    app.pool.shutdown()
+    log.close()
+
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 429, 429]
+    assert next(answer for answer in answers if answer.status_code == 429).headers["Retry-After"] == "1"

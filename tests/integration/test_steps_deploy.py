@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from support.serving import MODEL, World, origin
 
 from mlops_provider.core.names import Alias, Kind, Tag
 from mlops_provider.core.rollout import Traffic
@@ -26,6 +25,10 @@ from mlops_provider.exceptions import (
 from mlops_provider.steps.deploy import check_serving, deploy, rollback
 from mlops_provider.stores.replicas import Replica
 from mlops_provider.targets import Answer
+from support.serving import MODEL, World, origin
+
+# MLflow 3.17 on SQLAlchemy 2.1.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 
 @dataclass
@@ -47,10 +50,13 @@ class InProcessTarget:
     def observe(self) -> list[Replica]:
         traffic = self.world.ledger.traffic(MODEL)
         generation, split = (traffic.generation, traffic.split) if traffic else (0, {})
-        errors = [f"Version {version} is refused: it holds foreign code." for version in split if version in self.refusing]
+        errors = [
+            f"Version {version} is refused: it holds foreign code." for version in split if version in self.refusing
+        ]
         versions = tuple(version for version in split if version not in self.refusing)
         return [
-            Replica(name, MODEL, f"http://{name}", generation, versions, " ".join(errors), 0.1) for name in self.replicas
+            Replica(name, MODEL, f"http://{name}", generation, versions, " ".join(errors), 0.1)
+            for name in self.replicas
         ]
 
     def predict(self, rows: pd.DataFrame, *, version: str | None = None, replica: Replica | None = None) -> Answer:
@@ -63,18 +69,16 @@ class InProcessTarget:
         draw = np.random.default_rng(self.asked).choice(list(traffic.split), p=np.array(shares) / 100)
         answering = version or str(draw)
         lie = 0.001 if answering in self.lying else 0.0
-        return Answer(
-            tuple(p + lie for p in self.world.expected(answering, rows)), answering, traffic.generation
-        )
+        return Answer(tuple(p + lie for p in self.world.expected(answering, rows)), answering, traffic.generation)
 
     def remove(self) -> None:
         """Nothing is held."""
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> World:
+def trained(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> World:
     """Four versions in the registry and rows in the tables; each test gets its own ledger."""
-    made = World(tmp_path_factory.mktemp("rollouts"))
+    made = World(tmp_path_factory.mktemp("rollouts"), empty_mlflow)
     made.land_features()
     for seed in range(1, 5):
         made.register(seed, recorded=False)

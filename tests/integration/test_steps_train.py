@@ -248,18 +248,6 @@ def test_a_search_validates_on_the_last_training_month_and_never_sees_the_gates(
     assert found.payload["trials"] == 1
 
 
-def test_a_search_without_a_named_declaration_uses_the_newest_for_its_month(parcels: Parcels) -> None:
-    declaration = declared(parcels)
-
-    train.search_parameters(parcels.spec, parcels.stores, "2013-03", origin=origin("search_parameters"))
-
-    found = parcels.stores.ledger.latest(Kind.SEARCH, "parcels")
-    assert found is not None
-    assert found.payload["declaration"] == declaration
-    with pytest.raises(EvidenceError, match="No gate was declared for 'parcels' on 2013-05"):
-        train.search_parameters(parcels.spec, parcels.stores, "2013-05", origin=origin("search_parameters", "other"))
-
-
 def test_a_declaration_for_another_month_is_refused(parcels: Parcels) -> None:
     with pytest.raises(EvidenceError, match="is no declaration of a gate of 'parcels' on 2013-02"):
         fitted(parcels, declared(parcels), through="2013-02")

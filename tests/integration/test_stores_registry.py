@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,18 @@ def client(registry: Registry) -> MlflowClient:
     return MlflowClient(registry.tracking_uri, registry.tracking_uri)
 
 
+def at_once(times: int, action: Callable[[], str]) -> list[str]:
+    """Do the same thing in several threads and return what each got."""
+    together = threading.Barrier(times, timeout=60)
+
+    def one(_: int) -> str:
+        together.wait()
+        return action()
+
+    with ThreadPoolExecutor(times) as pool:
+        return list(pool.map(one, range(times)))
+
+
 def test_a_task_has_one_run(registry: Registry, name: str) -> None:
     run_id = new_run(registry, name)
 
@@ -132,19 +145,20 @@ def test_a_task_has_one_run(registry: Registry, name: str) -> None:
 
 
 def test_tries_that_overlap_end_with_one_run(registry: Registry, name: str) -> None:
-    found: list[str] = []
-    threads = [threading.Thread(target=lambda: found.append(new_run(registry, name))) for _ in range(4)]
-
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = at_once(4, lambda: new_run(registry, name))
 
     experiment = client(registry).get_experiment_by_name(name)
     assert experiment is not None
     (run,) = client(registry).search_runs([experiment.experiment_id])
+    assert found == [run.info.run_id] * 4
     assert new_run(registry, name) == run.info.run_id
-    assert found.count(run.info.run_id) == 4
+
+
+def test_a_run_deleted_by_hand_is_made_anew(registry: Registry, name: str) -> None:
+    deleted = new_run(registry, name)
+    client(registry).delete_run(deleted)
+
+    assert new_run(registry, name) not in ("", deleted)
 
 
 def test_what_is_logged_twice_is_there_once(registry: Registry, name: str) -> None:
@@ -157,7 +171,7 @@ def test_what_is_logged_twice_is_there_once(registry: Registry, name: str) -> No
 
     run = client(registry).get_run(run_id)
     assert run.info.status == "FINISHED"
-    assert run.data.params == {"depth": "3", "rate": "0.1"}
+    assert run.data.params == {"depth": "3", "rate": "0.1", "mlops.run_id": run_id}
     assert [point.value for point in client(registry).get_metric_history(run_id, "auc")] == [0.75]
     assert run.data.tags[Tag.CAUSE] == "drift"
     (dataset,) = run.inputs.dataset_inputs
@@ -172,7 +186,7 @@ def test_many_parameters_fit(registry: Registry, name: str) -> None:
 
     registry.log(run_id, params={f"p{number}": number for number in range(250)})
 
-    assert len(client(registry).get_run(run_id).data.params) == 250
+    assert {f"p{number}" for number in range(250)} < set(client(registry).get_run(run_id).data.params)
 
 
 def test_a_model_comes_back_as_it_was(registry: Registry, name: str, pipeline: Pipeline, rows: pd.DataFrame) -> None:
@@ -214,16 +228,17 @@ def test_a_stored_model_says_what_it_needs(
 
 
 def test_logging_and_registering_takes_less_than_a_second(
-    registry: Registry, name: str, pipeline: Pipeline, rows: pd.DataFrame
+    database: str, name: str, pipeline: Pipeline, rows: pd.DataFrame
 ) -> None:
+    registry = Registry(database)
     logged(registry, new_run(registry, name, "first"), pipeline, rows)
-    run_id, began = new_run(registry, name), time.monotonic()
+    run_id, before = new_run(registry, name), sum(os.times()[:4])
 
     logged(registry, run_id, pipeline, rows)
     registry.ensure_version(name, run_id, tags={})
 
-    # 0.3 s on an idle machine; the limit leaves room for a busy one.
-    assert time.monotonic() - began < 1.0 * float(os.environ.get("MLOPS_TEST_PATIENCE", "3"))
+    # Time on a core, by us and by our children, so that the test holds on a busy machine.
+    assert sum(os.times()[:4]) - before < 1.0
 
 
 def test_a_retry_finds_model_and_version(registry: Registry, name: str, pipeline: Pipeline, rows: pd.DataFrame) -> None:
@@ -240,24 +255,15 @@ def test_tries_that_overlap_end_with_one_model_and_version(
     registry: Registry, name: str, pipeline: Pipeline, rows: pd.DataFrame
 ) -> None:
     run_id = new_run(registry, name)
-    together, found = threading.Barrier(3, timeout=60), []
 
-    def one_try() -> None:
-        together.wait()
-        uri = logged(registry, run_id, pipeline, rows)
-        together.wait()
-        found.append((uri, registry.ensure_version(name, run_id, tags={})))
-
-    threads = [threading.Thread(target=one_try) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    uris = at_once(3, lambda: logged(registry, run_id, pipeline, rows))
+    numbers = at_once(3, lambda: registry.ensure_version(name, run_id, tags={}))
 
     experiment = client(registry).get_run(run_id).info.experiment_id
     (model,) = client(registry).search_logged_models([experiment])
     (version,) = registry.versions(name)
-    assert set(found) == {(model.model_uri, version.version)}
+    assert set(uris) == {model.model_uri}
+    assert set(numbers) == {version.version}
     assert version.source == model.artifact_location
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,9 +123,11 @@ class World:
     """Stores in one folder, and what lives on them."""
 
     folder: Path
+    empty_mlflow: Path
     servers: list[ServerProcess] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        shutil.copy(self.empty_mlflow, self.folder / "mlflow.db")
         self.registry_uri = f"sqlite:///{self.folder}/mlflow.db"
         self.spool = self.folder / "spool"
         self.tables = Tables(str(self.folder / "tables"))
@@ -202,13 +205,18 @@ class World:
                 [sys.executable, "-c", SERVE, json.dumps(settings)],
                 stdout=sink,
                 stderr=sink,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "plugins"), os.environ.get("PYTHONPATH", "")])},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join([str(ROOT / "plugins"), os.environ.get("PYTHONPATH", "")]),
+                },
             )
         server = ServerProcess(f"http://127.0.0.1:{port}", process, log)
         self.servers.append(server)
         deadline = time.monotonic() + 60
         while True:
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+            alive = process.poll() is None
+            assert alive, log.read_text()[-3000:]
+            assert time.monotonic() < deadline, log.read_text()[-3000:]
             try:
                 server.get("/ping")
                 return server

@@ -11,7 +11,7 @@ from mlops_provider.cli import replay, up
 from mlops_provider.cli.home import PORTS, Home, Secrets, Stack
 from mlops_provider.cli.processes import Service
 from mlops_provider.cli.stack import LOCAL_SETTINGS, airflow_environment, base_environment, services
-from mlops_provider.exceptions import ConfigurationError
+from mlops_provider.exceptions import ConfigurationError, SpecError
 
 NUMBERS = {"airflow": 18080, "mlflow": 15000, "server": 18090, "evidently": 18000}
 SECRETS = Secrets(fernet_key="f" * 43 + "=", jwt_secret="j" * 64, api_secret_key="a" * 64, admin_password="p")
@@ -105,6 +105,28 @@ def test_a_taken_port_is_named_with_its_variable_before_anything_starts(home: Ho
     assert f"port {port} for MLflow" in str(refused.value)
     assert PORTS["mlflow"][0] in str(refused.value)
     assert not home.root.exists()
+
+
+def test_only_databases_whose_first_start_was_cut_off_are_made_anew(home: Home) -> None:
+    home.make()
+    databases = (home.airflow / "airflow.db", home.mlflow_database)
+    for database in databases:
+        database.write_text("half made")
+    home.mlflow_stamp.touch()
+
+    up.discard_half_made(home)
+
+    assert [database.exists() for database in databases] == [False, True]
+
+
+def test_a_mistake_in_the_settings_is_told_before_anything_starts(home: Home) -> None:
+    home.make()
+    (home.project / up.SETTINGS_FILE).write_text("airflow:\n  conections: []\n")
+
+    with pytest.raises(SpecError, match=r"airflow_settings.yaml:2: .*did you mean 'connections'"):
+        up.bring_up(home, NUMBERS, fault="", timeout=1)
+
+    assert not list(home.run.glob("*.pid"))
 
 
 def test_a_second_up_waits_for_nobody(home: Home) -> None:

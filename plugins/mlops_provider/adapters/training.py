@@ -27,6 +27,7 @@ from threadpoolctl import threadpool_limits
 
 from mlops_provider.adapters import evaluation
 from mlops_provider.core.metrics import DIRECTIONS
+from mlops_provider.exceptions import DataRejectedError
 
 TRUSTED_TYPES = ("sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",)
 """Types beyond skops' own list that a stored model may hold; each was reviewed: plain arrays of tree nodes."""
@@ -93,7 +94,13 @@ def bounded_threads(threads: int) -> Iterator[None]:
 
 
 def fit(estimator: BaseEstimator, examples: Examples, *, threads: int) -> BaseEstimator:
-    """Fit *estimator* on *examples* with at most *threads* threads and return it."""
+    """
+    Fit *estimator* on *examples* with at most *threads* threads and return it.
+
+    :raises DataRejectedError: The outcomes are all alike, or there are none. Not retried.
+    """
+    if (classes := len(np.unique(examples.y))) < 2:
+        raise DataRejectedError(f"{len(examples):,} rows with {classes} class(es): both 0 and 1 are needed to learn.")
     with bounded_threads(threads):
         return estimator.fit(examples.X, examples.y)
 

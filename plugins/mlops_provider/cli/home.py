@@ -69,6 +69,21 @@ class Home:
         return self.root / "ledger.db"
 
     @property
+    def airflow_stamp(self) -> Path:
+        """The version of Airflow that its database was made or migrated for; missing until that is done once."""
+        return self.airflow / "migrated"
+
+    @property
+    def mlflow_database(self) -> Path:
+        """MLflow's SQLite file."""
+        return self.root / "mlflow" / "mlflow.db"
+
+    @property
+    def mlflow_stamp(self) -> Path:
+        """There once MLflow has started with its database."""
+        return self.root / "mlflow" / "made"
+
+    @property
     def local(self) -> Path:
         """Where ``mlops run`` keeps its data while no stack is up."""
         return self.root / "local"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlops_provider.core import rollout
+from mlops_provider.core import partitions, rollout
 from mlops_provider.core.evidence import Record
 from mlops_provider.core.metrics import Interval
 from mlops_provider.core.names import Kind
+from mlops_provider.core.rollout import Traffic
 
 if TYPE_CHECKING:
     from mlops_provider.stores.ledger import Ledger
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 NONE = "\N{EN DASH}"
 SHORT_NAMES = {"roc_auc": "AUC", "average_precision": "average precision"}
 DRIFTED_SHOWN = 2
-WIDTHS = (7, 7, 5, 19, 22, 7)
+WIDTHS = (7, 7, 5, 19, 24, 7)
 DECISION_WIDTH = 64
 
 
@@ -31,7 +33,7 @@ class Row:
     :param quarantined: Rows set aside.
     :param score: The serving model's score on the month's labels; ``None`` if no model served it.
     :param drifted: Features beyond their limit, furthest first.
-    :param decision: What was decided and why, in words.
+    :param decision: Whether drift raised an alarm, what was decided, and why, in words.
     :param serving: Version with the traffic after the month was closed.
     """
 
@@ -50,15 +52,14 @@ def row_of(ledger: Ledger, model: str, month: str, *, metric: str) -> Row:
     performance = _newest(ledger.history(Kind.PERFORMANCE, model), "partition", month)
     drift = _newest(ledger.history(Kind.DRIFT, model), "partition", month)
     measured = performance.payload["metrics"].get(metric) if performance else None
-    settled = [traffic for traffic in ledger.traffic_history(model) if traffic.settled]
     return Row(
         month=month,
         rows=validation.payload["rows"] if validation else None,
         quarantined=validation.payload["quarantined"] if validation else None,
         score=Interval.from_json(measured) if measured else None,
         drifted=tuple(drift.payload["drifted"]) if drift else (),
-        decision=_decision(ledger, model, month),
-        serving=rollout.champion(settled[-1]) if settled else None,
+        decision=" ".join(filter(None, [_alarm(drift), _decision(ledger, model, month)])),
+        serving=_serving(ledger, model, month),
     )
 
 
@@ -84,14 +85,27 @@ def line(row: Row) -> str:
     return "\n".join([f"{left}  {first}", *(f"{'':<{len(left)}}  {more}" for more in rest)])
 
 
+def _serving(ledger: Ledger, model: str, month: str) -> str | None:
+    """The version with the traffic when the month was closed: before the next one was landed."""
+    after = _all_of(ledger.history(Kind.LANDING, model), "partition", partitions.following(month))
+    closed = after[0].seq if after else math.inf
+    records = [record for record in ledger.history(Kind.TRAFFIC, model) if record.seq < closed]
+    settled = [record.payload for record in records if record.payload["settled"]]
+    return rollout.champion(Traffic.from_json(settled[-1])) if settled else None
+
+
+def _alarm(drift: Record | None) -> str:
+    return f"Drift alarm: {' '.join(drift.payload['reasons'])}" if drift and drift.payload.get("alarm") else ""
+
+
 def _decision(ledger: Ledger, model: str, month: str) -> str:
     retrain = _newest(ledger.history(Kind.RETRAIN, model), "through", month)
     if retrain is None:
         return ""
     reasons = " ".join(retrain.payload["reasons"])
     if not retrain.payload["retrain"]:
-        return f"keep: {reasons}"
-    said = f"retrain ({retrain.payload['trigger'].replace('_', ' ')}): {reasons}"
+        return f"Keep: {reasons}"
+    said = f"Retrain ({retrain.payload['trigger'].replace('_', ' ')}): {reasons}"
     gate = _newest(ledger.history(Kind.GATE, model), "partition", month)
     if gate is None:
         return said
@@ -103,7 +117,12 @@ def _decision(ledger: Ledger, model: str, month: str) -> str:
 
 
 def _newest(records: Sequence[Record], field: str, value: str) -> Record | None:
-    return next((record for record in reversed(records) if record.payload.get(field) == value), None)
+    found = _all_of(records, field, value)
+    return found[-1] if found else None
+
+
+def _all_of(records: Sequence[Record], field: str, value: str) -> list[Record]:
+    return [record for record in records if record.payload.get(field) == value]
 
 
 def _names(names: Sequence[str]) -> str:

@@ -51,7 +51,7 @@ def services(home: Home, ports: Mapping[str, int], secrets: Secrets, *, fault: s
         service("triggerer", airflow, "airflow", "triggerer", "--skip-serve-logs"),
         service(
             "mlflow", mlflow, "mlflow", "server", "--host", LOOPBACK, "--port", str(ports["mlflow"]), "--workers", "1",
-            "--backend-store-uri", f"sqlite:///{home.root / 'mlflow' / 'mlflow.db'}",
+            "--backend-store-uri", f"sqlite:///{home.mlflow_database}",
             "--artifacts-destination", str(home.root / "mlflow" / "artifacts"),
         ),
         service(

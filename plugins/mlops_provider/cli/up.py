@@ -16,12 +16,14 @@ from importlib.metadata import version
 
 import httpx
 
+from mlops_provider.cli import settings_file
 from mlops_provider.cli.home import ADMIN, LOOPBACK, PORTS, Home, Secrets, Stack, configured_ports, url
 from mlops_provider.cli.processes import Running, Service, members, recorded, start, tail
 from mlops_provider.cli.stack import LOCAL_SETTINGS, airflow_environment, services, stop_stack
 from mlops_provider.core import partitions
 from mlops_provider.exceptions import ConfigurationError, StoreUnavailableError
 
+SETTINGS_FILE = "airflow_settings.yaml"
 AIRFLOW_PARTS = {"scheduler": "scheduler", "dag-processor": "dag_processor", "triggerer": "triggerer"}
 TITLES = {"airflow": "Airflow", "mlflow": "MLflow", "server": "Model server", "evidently": "Evidently"}
 
@@ -46,11 +48,15 @@ def bring_up(home: Home, ports: Mapping[str, int], *, fault: str, timeout: float
 
     :param timeout: Longest wait, in seconds.
     :raises ConfigurationError: A port is taken; nothing was started.
+    :raises SpecError: ``airflow_settings.yaml`` is wrong; nothing was started.
     :raises StoreUnavailableError: A part ended or did not answer in time; the message holds the end of its log.
     """
     began = time.monotonic()
     refuse_taken(ports)
     secrets = Secrets.of(home)
+    airflow = airflow_environment(home, ports, secrets, fault=fault)
+    if (home.project / SETTINGS_FILE).exists():
+        settings_file.load(home.project / SETTINGS_FILE, airflow)  # a mistake in it is told before anything starts
     secrets.write_passwords(home)
     (home.airflow / "config" / "airflow_local_settings.py").write_text(LOCAL_SETTINGS, encoding="utf-8")
     parts = {service.name: service for service in services(home, ports, secrets, fault=fault)}
@@ -61,13 +67,15 @@ def bring_up(home: Home, ports: Mapping[str, int], *, fault: str, timeout: float
         for name in names:
             running[name], processes[name] = start(parts[name], home.run, home.project)
 
+    discard_half_made(home)
     try:
         # These load their libraries while Airflow's database is made.
         launch("mlflow", "evidently", "server")
         say("preparing Airflow's database")
-        prepare_database(home, airflow_environment(home, ports, secrets, fault=fault))
+        prepare_database(home, airflow)
         launch("scheduler", "api-server", "dag-processor", "triggerer")
         wait_until_ready(ports, parts, processes, began=began, timeout=timeout)
+        home.mlflow_stamp.touch()
     except BaseException:
         say("stopping what was started")
         stop_stack(list(running.values()), home, progress=say)
@@ -126,19 +134,31 @@ def refuse_taken(ports: Mapping[str, int]) -> None:
         raise ConfigurationError("Nothing was started. Not available: " + "; ".join(taken) + ".")
 
 
+def discard_half_made(home: Home) -> None:
+    """Remove a database whose very first start was cut off: it holds nothing yet, and MLflow could not go on with it."""
+    for database, stamp in (
+        (home.airflow / "airflow.db", home.airflow_stamp),
+        (home.mlflow_database, home.mlflow_stamp),
+    ):
+        if not stamp.exists():
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                database.with_name(database.name + suffix).unlink(missing_ok=True)
+
+
 def prepare_database(home: Home, environment: Mapping[str, str]) -> None:
     """
     Bring Airflow's database to this version, and the declared connections, pools and variables into it.
 
-    :raises ConfigurationError: The settings file is wrong, or the migration failed; holds the end of the log.
+    :raises ConfigurationError: One of the two failed; the message holds the end of the log.
     """
     log = home.logs / "database.log"
+    log.unlink(missing_ok=True)
     # Airflow needs seconds to find out that nothing has to be migrated.
-    stamp, this = home.airflow / "migrated", version("apache-airflow")
+    stamp, this = home.airflow_stamp, version("apache-airflow")
     stamped = stamp.exists() and (home.airflow / "airflow.db").exists() and stamp.read_text(encoding="utf-8") == this
     steps: list[tuple[str, ...]] = [] if stamped else [("airflow", "db", "migrate")]
-    if (home.project / "airflow_settings.yaml").exists():
-        steps.append(("mlops_provider.cli.main", "settings", "apply", str(home.project / "airflow_settings.yaml")))
+    if (home.project / SETTINGS_FILE).exists():
+        steps.append(("mlops_provider.cli.main", "settings", "apply", str(home.project / SETTINGS_FILE)))
     for step in steps:
         command = (sys.executable, "-m", *step)
         with log.open("ab") as stream:

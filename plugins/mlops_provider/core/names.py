@@ -47,6 +47,9 @@ PARTITION = "partition"
 REPORTS_FOLDER = "_reports"
 """Folder of the reports below the root of the tables, if no other place is set."""
 
+REPORT = "report.html"
+"""Name of the report that a task writes; where it lies follows from the task's identity."""
+
 
 class Task(StrEnum):
     """IDs of the tasks that the stages make."""

@@ -44,7 +44,7 @@ def serve(
     if not models:
         raise ConfigurationError("No model to serve: name at least one.")
     listener = _listen(host, port)
-    url = advertised_url.rstrip("/") or f"http://{host}:{listener.getsockname()[1]}"
+    url = advertised_url.rstrip("/") or _address(host, listener.getsockname()[1])
     ledger, registry = Ledger(ledger_url), Registry(registry_uri)
     served = []
     for model in models:
@@ -65,6 +65,12 @@ def serve(
 def _ended(number: int, frame: FrameType | None) -> None:
     """Being told to end is a success."""
     raise SystemExit(0)
+
+
+def _address(host: str, port: int) -> str:
+    """Where others reach what listens here; behind a wildcard that is the machine's, or container's, name."""
+    reachable = socket.gethostname() if host in ("", "0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
 def _listen(host: str, port: int) -> socket.socket:

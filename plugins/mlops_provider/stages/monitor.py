@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from airflow.sdk import TaskGroup
-
 from mlops_provider.core.names import Task
 from mlops_provider.operators.monitor import (
     DecideRetrainOperator,
@@ -25,24 +23,23 @@ def monitor(model_yaml: str, *, train_dag: str) -> None:
     :param train_dag: DAG that trains; started with the decision's cause as its run ID.
     """
     labels = LabelsSensor(**resources(model_yaml, Task.WAIT_FOR_LABELS))
-    with TaskGroup("observe", prefix_group_id=False):
-        delivered = DeliverPredictionsOperator(**resources(model_yaml, Task.DELIVER_PREDICTIONS))
-        outcomes = RecordOutcomesOperator(**resources(model_yaml, Task.RECORD_OUTCOMES))
-        performance = MeasurePerformanceOperator(**resources(model_yaml, Task.MEASURE_PERFORMANCE))
-        drift = DetectDriftOperator(**resources(model_yaml, Task.DETECT_DRIFT))
-        [delivered, outcomes] >> performance
-    with TaskGroup("retrain", prefix_group_id=False):
-        decision = DecideRetrainOperator(
-            **resources(model_yaml, Task.DECIDE_RETRAIN),
-            multiple_outputs=True,
-            performance=performance.output,
-            drift=drift.output,
-        )
-        start = StartDagRunOperator(
-            task_id=Task.START_TRAINING,
-            trigger_dag_id=train_dag,
-            trigger_run_id=decision.output["cause"],
-            conf={"through": decision.output["through"], "reason": decision.output["trigger"]},
-        )
-        decision >> start
+    delivered = DeliverPredictionsOperator(**resources(model_yaml, Task.DELIVER_PREDICTIONS))
+    outcomes = RecordOutcomesOperator(**resources(model_yaml, Task.RECORD_OUTCOMES))
+    performance = MeasurePerformanceOperator(**resources(model_yaml, Task.MEASURE_PERFORMANCE))
+    drift = DetectDriftOperator(**resources(model_yaml, Task.DETECT_DRIFT))
     labels >> [delivered, outcomes, drift]
+    [delivered, outcomes] >> performance
+
+    decision = DecideRetrainOperator(
+        **resources(model_yaml, Task.DECIDE_RETRAIN),
+        multiple_outputs=True,
+        performance=performance.output,
+        drift=drift.output,
+    )
+    start = StartDagRunOperator(
+        task_id=Task.START_TRAINING,
+        trigger_dag_id=train_dag,
+        trigger_run_id=decision.output["cause"],
+        conf={"through": decision.output["through"], "reason": decision.output["trigger"]},
+    )
+    decision >> start

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from airflow.sdk import Asset, Param, TaskGroup
+from airflow.sdk import Asset, Param
 
 from mlops_provider.core import names
 from mlops_provider.core.names import Task
@@ -50,37 +50,36 @@ def train(model_yaml: str, *, deploy_dag: str) -> None:
     :param deploy_dag: DAG that moves traffic; started with the version in its run ID.
     """
     spec = load_spec(model_yaml)
-    with TaskGroup("train", prefix_group_id=False):
-        declaration = DeclareGateOperator(**resources(model_yaml, Task.DECLARE_GATE), through=THROUGH).output
-        parameters = SearchParametersOperator(
-            **resources(model_yaml, Task.SEARCH_PARAMETERS),
-            through=THROUGH,
-            declaration=declaration,
-            trials="{{ params.trials or '' }}",
-        ).output
-        run_id = TrainModelOperator(
-            **resources(model_yaml, Task.TRAIN_MODEL), through=THROUGH, parameters=parameters, declaration=declaration
-        ).output
-    with TaskGroup("gate", prefix_group_id=False):
-        evaluation = EvaluateModelOperator(
-            **resources(model_yaml, Task.EVALUATE_MODEL), through=THROUGH, run_id=run_id, declaration=declaration
-        ).output
-        verdict = DecideGateOperator(
-            task_id=Task.DECIDE_GATE,
-            evaluation=evaluation,
-            declaration=declaration,
-            limits_digest=spec.gate_policy.digest,
-        ).output
-    with TaskGroup("release", prefix_group_id=False):
-        version = RegisterModelOperator(
-            **resources(model_yaml, Task.REGISTER_MODEL),
-            run_id=run_id,
-            verdict=verdict,
-            outlets=[Asset(name=names.version_asset(spec.name))],
-        ).output
-        StartDagRunOperator(
-            task_id=Task.START_DEPLOYMENT,
-            trigger_dag_id=deploy_dag,
-            trigger_run_id=f"{spec.name}-version-{version}",
-            conf={"version": version},
-        )
+    declaration = DeclareGateOperator(**resources(model_yaml, Task.DECLARE_GATE), through=THROUGH).output
+    parameters = SearchParametersOperator(
+        **resources(model_yaml, Task.SEARCH_PARAMETERS),
+        through=THROUGH,
+        declaration=declaration,
+        trials="{{ params.trials or '' }}",
+    ).output
+    run_id = TrainModelOperator(
+        **resources(model_yaml, Task.TRAIN_MODEL), through=THROUGH, parameters=parameters, declaration=declaration
+    ).output
+
+    evaluation = EvaluateModelOperator(
+        **resources(model_yaml, Task.EVALUATE_MODEL), through=THROUGH, run_id=run_id, declaration=declaration
+    ).output
+    verdict = DecideGateOperator(
+        task_id=Task.DECIDE_GATE,
+        evaluation=evaluation,
+        declaration=declaration,
+        limits_digest=spec.gate_policy.digest,
+    ).output
+
+    version = RegisterModelOperator(
+        **resources(model_yaml, Task.REGISTER_MODEL),
+        run_id=run_id,
+        verdict=verdict,
+        outlets=[Asset(name=names.version_asset(spec.name))],
+    ).output
+    StartDagRunOperator(
+        task_id=Task.START_DEPLOYMENT,
+        trigger_dag_id=deploy_dag,
+        trigger_run_id=f"{spec.name}-version-{version}",
+        conf={"version": version},
+    )

@@ -86,21 +86,13 @@ def declare_gate(spec: ModelSpec, stores: Stores, through: str, *, origin: Origi
     return record.record_id
 
 
-def declared_for(spec: ModelSpec, stores: Stores, through: str, declaration: str | None) -> Record:
+def declared_for(spec: ModelSpec, stores: Stores, through: str, declaration: str) -> Record:
     """
-    Find the declaration for *through*, the newest one if none is named.
+    Give the declaration's record, if it is about *through*.
 
-    :raises EvidenceError: There is none, or the named record is not one. Not retried.
+    :raises EvidenceError: It is not. Not retried.
     """
-    if declaration is not None:
-        named = stores.ledger.get(declaration)
-        if (named.kind, named.model, named.payload.get("through")) != (Kind.DECLARATION, spec.name, through):
-            raise EvidenceError(f"Record {declaration!r} is no declaration of a gate of {spec.name!r} on {through}.")
-        return named
-    records = stores.ledger.history(Kind.DECLARATION, spec.name)
-    newest = next((record for record in reversed(records) if record.payload["through"] == through), None)
-    if newest is None:
-        raise EvidenceError(
-            f"No gate was declared for {spec.name!r} on {through}: declare it before anything is trained."
-        )
-    return newest
+    record = stores.ledger.get(declaration)
+    if (record.kind, record.model, record.payload.get("through")) != (Kind.DECLARATION, spec.name, through):
+        raise EvidenceError(f"Record {declaration!r} is no declaration of a gate of {spec.name!r} on {through}.")
+    return record

@@ -222,9 +222,7 @@ class _Rollout:
         """See every live replica serve *traffic* and the version answer as it does in the registry."""
         if self._sample is None:
             self._sample = verification.sample(self.stores, self.spec.name, self.spec.feature_columns, self.version)
-        replicas = verification.wait_until_served(
-            self.target, traffic, candidate=self.version, patience=self.patience
-        )
+        replicas = verification.wait_until_served(self.target, traffic, candidate=self.version, patience=self.patience)
         verification.verify_pinned(self.target, replicas, self._sample, patience=self.patience)
         if self.lever.opened():
             verification.verify_choice(self.target, traffic, replicas, self._sample, patience=self.patience)
@@ -241,6 +239,7 @@ class _Rollout:
         replicas = self.verify(traffic)
         before = self.lever.champion(other_than=self.version)
         self.stores.registry.set_alias(model, Alias.CHAMPION, self.version)
+        self.stores.registry.remove_alias(model, Alias.CHALLENGER, self.version)
         if before is not None:
             self.stores.registry.set_alias(model, Alias.PREVIOUS, before)
         payload = {
@@ -308,11 +307,12 @@ def _rows_if_at_hand(stores: Stores, model: str) -> pd.DataFrame | None:
 
 def _project_rollback(stores: Stores, traffic: Traffic) -> None:
     """Show a rollback in the registry; it must also work while the registry is away."""
-    left = stores.ledger.find(Kind.ROLLBACK, f"{traffic.model}:{traffic.generation - 1}")
+    decided = stores.ledger.find(Kind.ROLLBACK, f"{traffic.model}:{traffic.generation - 1}")
+    reasons = dict.fromkeys(decided.payload["refused"], decided.payload["reason"]) if decided else {}
     try:
         if champion := rollout.champion(traffic):
             stores.registry.set_alias(traffic.model, Alias.CHAMPION, champion)
-        for version in left.payload["refused"] if left else ():
-            stores.registry.tag_version(traffic.model, version, {Tag.ROLLED_BACK: left.payload["reason"]})
+        for version, reason in reasons.items():
+            stores.registry.tag_version(traffic.model, version, {Tag.ROLLED_BACK: reason})
     except StoreUnavailableError as error:
         logger.warning("The registry does not show the rollback yet: %s", error)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mlops_provider.adapters import evaluation, training
 from mlops_provider.adapters.evaluation_page import evaluation_page
 from mlops_provider.core.evaluation import CANDIDATE, CHAMPION, Contender, Evaluation
-from mlops_provider.core.names import Kind, Table, Task
+from mlops_provider.core.names import REPORT, Kind, Table, Task
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import NotApprovedError
 from mlops_provider.steps.declaration import Declaration, declared_for
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from mlops_provider.core.origin import Origin
     from mlops_provider.spec import ModelSpec
     from mlops_provider.stores.suite import Stores
-
-REPORT = "report.html"
 
 
 def evaluate_model(

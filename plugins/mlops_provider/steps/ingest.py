@@ -13,7 +13,7 @@ from mlops_provider.adapters import validation as validations
 from mlops_provider.adapters.validation_page import validation_page
 from mlops_provider.core import partitions
 from mlops_provider.core.evidence import canonical
-from mlops_provider.core.names import Kind, Table
+from mlops_provider.core.names import REPORT, Kind, Table
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import DataRejectedError, NothingToDo
 from mlops_provider.steps.lineage import described, record_written
@@ -139,7 +139,7 @@ def _found(
     shown = f"{data['table']}, version {data['version']}" if "table" in data else "as the source gave it; not landed"
     about = {"Data": shown, "Expectations": f"{spec.expectations} ({digest[:12]})"}
     report = stores.reports.write(
-        origin, "report", validation_page(checked, model=spec.name, partition=month, about=about)
+        origin, REPORT, validation_page(checked, model=spec.name, partition=month, about=about)
     )
     return {
         "partition": month,

@@ -13,7 +13,7 @@ from mlops_provider.adapters import evaluation, scoring, training
 from mlops_provider.core import partitions
 from mlops_provider.core.drift import DriftVerdict, judge
 from mlops_provider.core.metrics import Interval
-from mlops_provider.core.names import Environment, Kind, Table, Task
+from mlops_provider.core.names import REPORT, Environment, Kind, Table, Task
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import ConfigurationError, DataRejectedError, StoreUnavailableError
 from mlops_provider.steps.learning import as_of, threads
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["decide_retrain", "deliver_predictions", "detect_drift", "measure_performance", "record_outcomes"]
 
-REPORT = "report.html"
 _NOT_SERVED = "No model served this month: it has no predictions."
 
 

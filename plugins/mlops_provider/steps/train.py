@@ -30,7 +30,7 @@ def search_parameters(
     stores: Stores,
     through: str,
     *,
-    declaration: str | None = None,
+    declaration: str,
     trials: int | None = None,
     origin: Origin,
 ) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def search_parameters(
     The partition of the gate is never seen. With one training partition, its last fifth in time validates.
 
     :param through: Partition the candidate will be judged on.
-    :param declaration: Ledger ID of the gate's declaration; by default the newest one for *through*.
+    :param declaration: Ledger ID of the gate's declaration.
     :param trials: Parameter sets to try; by default what ``model.yaml`` says.
     :return: The best parameters.
     """
@@ -194,6 +194,13 @@ def register_model(spec: ModelSpec, stores: Stores, *, run_id: str, verdict: str
             Tag.GATE_DIGEST: declared.digest,
             Tag.GATE_RECORD: gate.record_id,
         },
+    )
+    months = declared.trained_on
+    stores.registry.describe(
+        spec.name,
+        about=f"{spec.description} Owner: {spec.owner}.".strip(),
+        version=version,
+        text=f"Trained on {months[0]} to {months[-1]}, judged on {declared.through}. {gate.payload['summary']}",
     )
     stores.registry.set_alias(spec.name, Alias.CHALLENGER, version)
     record = stores.ledger.append(

@@ -56,14 +56,20 @@ def sample_rows(stores: Stores, model: str, columns: Sequence[str] | None = None
     if not months:
         raise ServingCheckError(f"{model!r} has no feature rows to compare answers on: run its ingest DAG first.")
     frame = stores.tables.read(uri, columns=columns, partitions=months[-1:])
+    if frame.empty:
+        raise ServingCheckError(f"The features of {model!r} for {months[-1]} have no rows to compare answers on.")
     spread = np.unique(np.linspace(0, len(frame) - 1, SAMPLE_ROWS).astype(int))
     return frame.iloc[spread].reset_index(drop=True)
 
 
 def sample(stores: Stores, model: str, columns: Sequence[str], version: str) -> Sample:
-    """Take sample rows, and let the registry's own model predict them."""
-    rows = sample_rows(stores, model, columns)
+    """
+    Take sample rows, and let the registry's own model predict them.
+
+    :param columns: What the model takes, if it does not know that itself.
+    """
     pipeline = stores.registry.load_model(f"models:/{model}/{version}")
+    rows = sample_rows(stores, model, list(getattr(pipeline, "feature_names_in_", columns)))
     return Sample(rows, {version: np.asarray(pipeline.predict_proba(rows)[:, 1], dtype=np.float64)})
 
 
@@ -123,10 +129,18 @@ def verify_pinned(target: Target, replicas: Sequence[Replica], sample: Sample, *
     :raises ServingCheckError: An answer differs. Not retried.
     :raises StoreUnavailableError: No answer. Retried.
     """
+    answered = 0
     for replica in replicas:
         for version in sample.expected:
-            answer = _patiently(partial(target.predict, sample.rows, version=version, replica=replica), patience)
-            _require_equal(answer, version, sample, where=f"replica {replica.replica}")
+            answer = _asked(
+                target, partial(target.predict, sample.rows, version=version, replica=replica), replica, patience
+            )
+            if answer is not None:
+                _require_equal(answer, version, sample, where=f"replica {replica.replica}")
+                answered += 1
+    if not answered:
+        require_replicas(target)
+        raise StoreUnavailableError(f"Every replica of {target.model!r} ended while it was asked; others live now.")
 
 
 def verify_choice(
@@ -162,7 +176,10 @@ def verify_choice(
 
     asked = [None, *replicas]
     for probe in range(max(probes, len(asked))):
-        answer = _patiently(partial(ask, asked[probe % len(asked)]), patience)
+        replica = asked[probe % len(asked)]
+        answer = _asked(target, partial(ask, replica), replica, patience)
+        if answer is None:
+            continue
         if answer.generation > traffic.generation:
             raise ConcurrentWriteError(
                 f"Generation {answer.generation} of {traffic.model!r} answers instead of {traffic.generation}: "
@@ -177,13 +194,16 @@ def verify_choice(
             _require_equal(answer, answer.version, sample, where="the server")
 
 
-def _patiently(ask: Callable[[], Answer], patience: float) -> Answer:
-    """Repeat *ask* while the server gives no answer, for at most *patience* seconds."""
+def _asked(target: Target, ask: Callable[[], Answer], replica: Replica | None, patience: float) -> Answer | None:
+    """Repeat *ask* while there is no answer, for at most *patience* seconds; None if *replica* has died meanwhile."""
     deadline = time.monotonic() + patience
     while True:
         try:
             return ask()
         except StoreUnavailableError:
+            if replica is not None and replica.replica not in {alive.replica for alive in target.observe()}:
+                logger.warning("Replica %s of %s ended and is left out", replica.replica, target.model)
+                return None
             if time.monotonic() > deadline:
                 raise
         time.sleep(PAUSE_SECONDS)

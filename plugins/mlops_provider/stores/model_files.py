@@ -6,12 +6,14 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import mlflow.sklearn
 import pandas as pd
 import skops.io
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, infer_signature
+from skops.io.exceptions import UntrustedTypesFoundException
 
 from mlops_provider.exceptions import ConfigurationError, ServingCheckError
 
@@ -80,4 +82,10 @@ def load(folder: Path) -> Any:
     if form != "skops" or strange:
         what = f"asks to trust {', '.join(strange[:10])}" if strange else f"is stored as {form}"
         raise ServingCheckError(f"The model {what}: loading it could run foreign code. Register it anew as skops.")
-    return skops.io.load(file, trusted=trusted)
+    try:
+        return skops.io.load(file, trusted=trusted)
+    except (BadZipFile, UntrustedTypesFoundException, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ServingCheckError(
+            f"The model cannot be loaded ({type(error).__name__}): its file is damaged, or was written by other "
+            "package versions than are installed here."
+        ) from error

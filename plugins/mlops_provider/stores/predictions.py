@@ -1,43 +1,27 @@
-"""
-The prediction log on its way: a replica appends to local segment files, a task delivers sealed ones to the table.
-
-A segment is a file of JSON lines, ``<spool>/<name>/<sequence>.open`` while it is written and ``<sequence>.sealed``
-once it is complete. Sequences rise for ever, so a table knows by the number alone what it already has.
-"""
+"""The prediction log where it ends: a task appends the segments of all replicas to a table, each exactly once."""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import logging
-import os
-import threading
-import time
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mlops_provider.exceptions import ConfigurationError, StoreUnavailableError
+from mlops_provider.exceptions import ConcurrentWriteError
+from mlops_provider.stores.segments import Segment, SegmentWriter, seal_abandoned, sealed_segments
 
 if TYPE_CHECKING:
     from mlops_provider.stores.tables import Tables
 
-log = logging.getLogger(__name__)
+__all__ = ["Delivery", "Segment", "SegmentWriter", "deliver", "sealed_segments"]
 
-_OPEN, _SEALED = ".open", ".sealed"
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A sealed segment: who wrote it, and the how-manieth it is, from 1."""
-
-    path: Path
-    replica: str
-    sequence: int
+_ATTEMPTS = 5
+_BATCH_BYTES = 32_000_000
+"""Size of the segments that are appended in one commit; a table of one small file per segment would be slow to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,141 +32,58 @@ class Delivery:
     segments: int
 
 
-class SegmentWriter:
-    """
-    Writes one replica's segments. Safe to call from many threads.
-
-    :param spool_dir: Folder of this model's segments; each replica has a folder of its own in it.
-    :param name: Name of the replica, unique among those that share *spool_dir*.
-    :param max_bytes: Size after which a segment is sealed.
-    :param max_seconds: Age after which a segment that has rows is sealed.
-    :raises ConfigurationError: Another process writes under this name. Not retried.
-    """
-
-    def __init__(
-        self, spool_dir: Path | str, name: str, *, max_bytes: int = 8_000_000, max_seconds: float = 5.0
-    ) -> None:
-        self.folder = Path(spool_dir) / name
-        self.max_bytes = max_bytes
-        self.max_seconds = max_seconds
-        self._mutex = threading.Lock()
-        self._stopping = threading.Event()
-        self._file: int | None = None
-        self._size, self._opened, self._unsynced = 0, 0.0, False
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.folder)
-        # A spool that was wiped begins with 1 again: without a new identity its rows would count as delivered.
-        self.replica = f"{name}-{_identity(self.folder)}"
-        _seal_leftovers(self.folder)
-        self._keeper = threading.Thread(target=self._keep, name=f"segments-{name}", daemon=True)
-        self._keeper.start()
-
-    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """
-        Log rows; on return their bytes are with the operating system, so a killed process loses none.
-
-        :raises StoreUnavailableError: The disk is full or gone; none of *rows* is logged. Retried.
-        """
-        if not rows:
-            return
-        data = b"".join(json.dumps(row, default=str).encode() + b"\n" for row in rows)
-        with self._mutex:
-            try:
-                if self._file is None:
-                    self._open()
-                self._write(data)
-            except OSError as error:
-                raise StoreUnavailableError(
-                    f"The prediction log in {self.folder} can't be written ({error.strerror}): free space on that disk."
-                ) from error
-            if self._size >= self.max_bytes:
-                self._seal()
-
-    def close(self) -> None:
-        """Seal what is open; nothing can be appended afterwards."""
-        self._stopping.set()
-        self._keeper.join()
-        with self._mutex:
-            self._seal()
-            os.close(self._lock)
-
-    def _open(self) -> None:
-        # The number is kept before it is used, so it can't come back after the segment was delivered and removed.
-        sequence = _last_sequence(self.folder) + 1
-        _write_whole(self.folder / "sequence", str(sequence))
-        self._path = self.folder / f"{sequence:012d}{_OPEN}"
-        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        self._size, self._opened = 0, time.monotonic()
-
-    def _write(self, data: bytes) -> None:
-        """Write all of *data* or, on a full disk, none of it."""
-        assert self._file is not None
-        try:
-            left = memoryview(data)
-            while left:
-                left = left[os.write(self._file, left) :]
-        except OSError:
-            os.ftruncate(self._file, self._size)
-            raise
-        self._size += len(data)
-        self._unsynced = True
-
-    def _seal(self) -> None:
-        if self._file is None:
-            return
-        os.fsync(self._file)
-        os.close(self._file)
-        self._file, self._unsynced = None, False
-        if self._size:
-            self._path.rename(self._path.with_suffix(_SEALED))
-        else:
-            self._path.unlink()
-
-    def _keep(self) -> None:
-        """Each second: bring what was written to the disk itself, and seal a segment that is old enough."""
-        while not self._stopping.wait(1.0):
-            with self._mutex:
-                try:
-                    if self._file is not None and time.monotonic() - self._opened >= self.max_seconds:
-                        self._seal()
-                    elif self._file is not None and self._unsynced:
-                        os.fsync(self._file)
-                        self._unsynced = False
-                except OSError as error:
-                    log.error("The prediction log in %s can't be kept: %s", self.folder, error.strerror)
-
-
-def sealed_segments(spool_dir: Path | str) -> list[Segment]:
-    """List the segments below *spool_dir* that wait for delivery, in the order they were written."""
-    found = []
-    for path in sorted(Path(spool_dir).glob(f"*/*{_SEALED}")):
-        replica = f"{path.parent.name}-{_identity(path.parent)}"
-        found.append(Segment(path, replica, int(path.stem)))
-    return found
-
-
 def deliver(tables: Tables, uri: str, spool_dir: Path | str) -> Delivery:
     """
     Append every sealed segment to a table, each exactly once, then remove its file.
 
-    Safe to repeat and to run twice at once: the table itself knows the last sequence of each replica.
+    Safe to repeat and to run twice at once: the table itself knows the last sequence of each replica. What a replica
+    left open when it was killed is sealed and delivered as well.
 
     :param uri: The table's address.
     :param spool_dir: Folder of the model's segments, as the writers know it.
     :return: What was appended by this call.
     :raises StoreUnavailableError: The table can't be written; what was not delivered stays. Retried.
+    :raises ConcurrentWriteError: Other deliveries kept coming in between. Retried.
     """
-    rows = segments = 0
-    for segment in sealed_segments(spool_dir):
+    for folder in Path(spool_dir).glob("*/"):
+        seal_abandoned(folder)
+    done: list[Delivery] = []
+    for attempt in range(_ATTEMPTS):
         try:
-            lines = segment.path.read_bytes().splitlines()
-        except FileNotFoundError:
-            continue  # another delivery took it
-        frame = _frame([json.loads(line) for line in lines])
-        if tables.append_once(uri, frame, app_id=segment.replica, sequence=segment.sequence):
-            rows, segments = rows + len(frame), segments + 1
+            done.extend(_delivered(tables, uri, batch) for batch in _batches(sealed_segments(spool_dir)))
+            break
+        except (ConcurrentWriteError, FileNotFoundError):  # another delivery takes the same segments
+            if attempt == _ATTEMPTS - 1:
+                raise ConcurrentWriteError(f"Other deliveries from {spool_dir} kept coming in between.") from None
+    return Delivery(sum(each.rows for each in done), sum(each.segments for each in done))
+
+
+def _delivered(tables: Tables, uri: str, batch: list[Segment]) -> Delivery:
+    """Append a batch of one replica in one commit."""
+    replica = batch[0].replica
+    last = tables.appended(uri, replica)
+    fresh = [segment for segment in batch if segment.sequence > last]
+    rows = [json.loads(line) for segment in fresh for line in segment.path.read_bytes().splitlines()]
+    if rows:
+        tables.append_once(uri, _frame(rows), app_id=replica, sequence=fresh[-1].sequence, after=last)
+    for segment in batch:
         segment.path.unlink(missing_ok=True)
-    return Delivery(rows, segments)
+    return Delivery(len(rows), len(fresh))
+
+
+def _batches(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
+    """Segments of one replica each, in their order, as many together as fit into memory with ease."""
+    for _, ordered in groupby(segments, key=lambda segment: segment.replica):
+        batch: list[Segment] = []
+        size = 0
+        for segment in ordered:
+            batch.append(segment)
+            size += segment.path.stat().st_size
+            if size >= _BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
 
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -196,58 +97,3 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
             "datetime64[us, UTC]"
         )
     return frame
-
-
-def _locked(folder: Path) -> int:
-    """Hold the folder's lock as long as the process lives."""
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise ConfigurationError(
-            f"Another process writes predictions to {folder}: give each replica a name or a spool folder of its own."
-        ) from None
-    return lock
-
-
-def _identity(folder: Path) -> str:
-    """Random text that names this folder's series of segments, made once."""
-    path = folder / "identity"
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        _write_whole(path, uuid.uuid4().hex[:12])
-        return path.read_text(encoding="utf-8")
-
-
-def _last_sequence(folder: Path) -> int:
-    try:
-        kept = int((folder / "sequence").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        kept = 0
-    return max([kept, *(int(path.stem) for path in folder.glob("*") if path.suffix in (_OPEN, _SEALED))])
-
-
-def _seal_leftovers(folder: Path) -> None:
-    """Seal what a killed process left open; a last line without its end was never acknowledged and is dropped."""
-    for path in sorted(folder.glob(f"*{_OPEN}")):
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole == 0:
-            path.unlink()
-            continue
-        with path.open("r+b") as file:
-            file.truncate(whole)
-            os.fsync(file.fileno())
-        path.rename(path.with_suffix(_SEALED))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees all of it or none."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)

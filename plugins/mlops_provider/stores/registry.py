@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from mlops_provider.core.payload import Payload
 from mlops_provider.exceptions import PermanentError
-from mlops_provider.stores.runs import Runs
+from mlops_provider.stores.stored_models import StoredModels
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class ModelVersion(Payload):
     tags: Mapping[str, str]
 
 
-class Registry(Runs):
+class Registry(StoredModels):
     """
     One MLflow server, or a database in its place. Connects on first use.
 
@@ -95,6 +95,19 @@ class Registry(Runs):
         """Point an alias at a version."""
         with self._explained():
             self._client.set_registered_model_alias(model, str(alias), version)
+
+    def remove_alias(self, model: str, alias: str, version: str) -> None:
+        """Take an alias away from a version; nothing happens if it points elsewhere."""
+        with self._explained():
+            aliases = self._client.get_registered_model(model).aliases
+            if str(aliases.get(str(alias))) == version:
+                self._client.delete_registered_model_alias(model, str(alias))
+
+    def describe(self, model: str, *, about: str, version: str, text: str) -> None:
+        """Say in words what a model is for, and what one of its versions is; shown on MLflow's pages."""
+        with self._explained():
+            self._client.update_registered_model(model, about)
+            self._client.update_model_version(model, version, text)
 
     def tag_version(self, model: str, version: str, tags: Mapping[str, str]) -> None:
         """Add tags to a version."""

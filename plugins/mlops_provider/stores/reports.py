@@ -12,7 +12,7 @@ from mlops_provider.exceptions import StoreUnavailableError
 
 class Reports:
     """
-    A folder or bucket of HTML pages at ``dag/run/task[/map]/name.html``.
+    A folder or bucket of HTML pages at ``dag/run/task[/map]/name``.
 
     :param root_uri: A folder, or an address such as ``s3://bucket/prefix``.
     """
@@ -27,7 +27,7 @@ class Reports:
         :return: Path below the root.
         :raises StoreUnavailableError: It can't be written. Retried.
         """
-        relative = f"{origin.path}/{name}.html"
+        relative = f"{origin.path}/{name}"
         place = self._inside(relative)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -1,51 +1,43 @@
 """
-MLflow's tracking half: runs, what they log, and the models they store.
+Runs in MLflow and what they log.
 
 Nothing here touches MLflow's global state, so several registries may live in one process. MLflow cannot refuse a second
-run or model of one task: tries that overlap create both, agree on one by a parameter, and delete the other.
+run of one task, nor a second model of one run: tries that overlap make both, agree on one, and delete the other.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import mlflow.artifacts
-import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import (
     Dataset,
     DatasetInput,
     InputTag,
-    LoggedModel,
-    LoggedModelOutput,
-    LoggedModelStatus,
     Metric,
     Param,
     Run,
     RunTag,
 )
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
 
 from mlops_provider.core.names import Tag
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import ConcurrentWriteError, PermanentError
-from mlops_provider.stores import mlflow_access, model_files
+from mlops_provider.stores import mlflow_access
 
-_MODEL_NAME = "model"
 _ATTEMPTS = 20
 _PARAMS_PER_CALL = 100
 """MLflow's own limit."""
 
-# A parameter is the one thing in MLflow that can be written only once: overlapping tries agree by it.
 _RUN_ID = "mlops.run_id"
-_MODEL_ID = "mlops.model_id"
+"""Parameter by which overlapping tries agree on a run: the one thing in MLflow that can be written only once."""
 
 
 class Runs:
@@ -130,93 +122,6 @@ class Runs:
         with self._explained():
             self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
 
-    def log_model(
-        self,
-        run_id: str,
-        model: Any,
-        *,
-        example: pd.DataFrame,
-        pip_requirements: Sequence[str],
-        trusted_types: Sequence[str],
-    ) -> str:
-        """
-        Store the model of a run: with signature, input example and pinned requirements, in skops form.
-
-        A run has one model: if it has one already, that one is returned.
-
-        :param model: A fitted scikit-learn classifier.
-        :param example: A few feature rows (n_rows, n_features).
-        :param trusted_types: Types beyond skops' own list that the model may hold.
-        :return: Address of the model, ``models:/m-...``.
-        :raises ConfigurationError: The model holds a type that is not trusted. Not retried.
-        """
-        with self._explained():
-            run = self._client.get_run(run_id)
-            model_id = run.data.params.get(_MODEL_ID)
-            if model_id is None:
-                made = self._client.create_logged_model(run.info.experiment_id, _MODEL_NAME, source_run_id=run_id)
-                try:
-                    with tempfile.TemporaryDirectory() as parent:
-                        folder = Path(parent, _MODEL_NAME)
-                        model_files.save(
-                            model,
-                            folder,
-                            Model(run_id=run_id, model_id=made.model_id, model_uuid=made.model_id),
-                            example=example,
-                            pip_requirements=pip_requirements,
-                            trusted_types=trusted_types,
-                        )
-                        self._client.log_model_artifacts(made.model_id, str(folder))
-                    self._client.log_param(run_id, _MODEL_ID, made.model_id)
-                    model_id = made.model_id
-                except MlflowException:
-                    model_id = self._client.get_run(run_id).data.params.get(_MODEL_ID)
-                    if model_id is None:
-                        raise
-                self._remove_leftovers(run, model_id)
-            self._client.finalize_logged_model(model_id, LoggedModelStatus.READY)
-            self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
-            return f"models:/{model_id}"
-
-    def model_uri(self, run_id: str) -> str:
-        """
-        Address of the model that a run stored.
-
-        :raises PermanentError: It stored none. Not retried.
-        """
-        with self._explained():
-            return str(self._stored(run_id).model_uri)
-
-    def load_model(self, model_uri: str) -> Any:
-        """
-        Load a model.
-
-        :param model_uri: ``models:/m-...`` or ``models:/name/version``.
-        :return: The fitted scikit-learn estimator.
-        :raises ServingCheckError: It is no skops model, or could run foreign code when loaded. Not retried.
-        """
-        with tempfile.TemporaryDirectory() as folder:
-            return model_files.load(self._download(model_uri, "", folder))
-
-    def signature(self, model_uri: str) -> ModelSignature | None:
-        """What a model takes and gives, if that was stored with it; reads no model."""
-        with tempfile.TemporaryDirectory() as folder:
-            signature: ModelSignature | None = Model.load(str(self._download(model_uri, "/MLmodel", folder))).signature
-        return signature
-
-    def _download(self, model_uri: str, file: str, folder: str) -> Path:
-        """Fetch all files of a model, or one of them."""
-        self.ping()
-        with self._explained():
-            return Path(
-                mlflow.artifacts.download_artifacts(
-                    artifact_uri=f"{self._location(model_uri)}{file}",
-                    dst_path=folder,
-                    tracking_uri=self.tracking_uri,
-                    registry_uri=self.tracking_uri,
-                )
-            )
-
     def log_artifact_json(self, run_id: str, name: str, payload: Any) -> None:
         """Keep *payload* as ``<name>.json`` with a run, in place of what was there."""
         with self._explained():
@@ -256,13 +161,6 @@ class Runs:
             return None
         return (mlflow_access.sqlite_file(self.tracking_uri).parent / "artifacts" / experiment).as_uri()
 
-    def _location(self, model_uri: str) -> str:
-        """Where a model's files are. MLflow itself would look ``models:/m-...`` up in the global tracking URI."""
-        name, _, version = model_uri.removeprefix("models:/").partition("/")
-        if version:
-            return str(self._client.get_model_version_download_uri(name, version))
-        return str(self._client.get_logged_model(name).artifact_location)
-
     def _runs(self, experiment_id: str, key: str) -> list[Run]:
         """Runs of a key, in an order that all tries see."""
         quote = '"' if "'" in key else "'"
@@ -273,7 +171,8 @@ class Runs:
         """
         Let overlapping tries agree on one run: the one whose parameter names itself. None if there is no run.
 
-        A try closes the other open runs it sees, by naming the first one in them, and then names that one in itself. Whoever made a run later sees all earlier ones, so no two runs can come to name themselves.
+        A try closes the other undecided runs that it sees, by naming the first of them in each, and then names that
+        one in itself. Whoever made a run later sees all earlier ones: so no two runs can come to name themselves.
         """
         for _ in range(_ATTEMPTS):
             runs = self._runs(experiment_id, key)
@@ -289,21 +188,6 @@ class Runs:
             except MlflowException:
                 continue  # another try decided about one of them meanwhile: look again
         raise ConcurrentWriteError(f"Tries of {key!r} at {self._shown} found no common run in {_ATTEMPTS} rounds.")
-
-    def _stored(self, run_id: str) -> LoggedModel:
-        """The one model of a run."""
-        if model_id := self._client.get_run(run_id).data.params.get(_MODEL_ID):
-            return self._client.get_logged_model(model_id)
-        raise PermanentError(f"Run {run_id!r} at {self._shown} has stored no model: train it first.")
-
-    def _remove_leftovers(self, run: Run, model_id: str) -> None:
-        """Delete what killed or slower tries stored for this run."""
-        for found in self._client.search_logged_models(
-            [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'"
-        ):
-            if found.model_id != model_id:
-                with suppress(MlflowException):  # its own try was faster
-                    self._client.delete_logged_model(found.model_id)
 
     @property
     def _shown(self) -> str:

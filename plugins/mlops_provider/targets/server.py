@@ -7,6 +7,7 @@ import json
 import ssl
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import httpx
 
@@ -49,13 +50,20 @@ class Server:
         return self.ledger.replicas(self.model, ALIVE_WITHIN)
 
     def predict(self, rows: pd.DataFrame, *, version: str | None = None, replica: Replica | None = None) -> Answer:
-        """Ask over HTTP, *replica* at the address it reported, and read which version answered from the headers."""
+        """
+        Ask over HTTP, *replica* at the address it reported, and read from the headers which version answered.
+
+        Request IDs begin with ``check-``, by which the rows can be told from real ones in the prediction log.
+        """
         base = replica.url if replica else self.url
+        headers: dict[str, str] = {"Content-Type": "application/json", names.Header.REQUEST_ID: f"check-{uuid4().hex}"}
+        if version:
+            headers[names.Header.VERSION] = version
         try:
             response = httpx.post(
                 f"{base}/models/{self.model}/invocations",
                 content=_body(rows),
-                headers={"Content-Type": "application/json"} | ({names.Header.VERSION: version} if version else {}),
+                headers=headers,
                 timeout=self.timeout,
                 trust_env=False,
                 verify=_tls(),

@@ -1,0 +1,249 @@
+"""
+The prediction log where it begins: files that a replica appends to.
+
+A segment is a file of JSON lines, ``<spool>/<name>/<sequence>.open`` while it is written and ``<sequence>.sealed``
+once it is complete. Sequences rise for ever, so a table knows by the number alone what it already has.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlops_provider.exceptions import ConfigurationError, StoreUnavailableError
+
+log = logging.getLogger(__name__)
+
+_OPEN, _SEALED = ".open", ".sealed"
+_PATIENCE = 5.0
+"""Seconds a starting replica waits for a delivery that seals what it left open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A sealed segment: who wrote it, and the how-manieth it is, from 1."""
+
+    path: Path
+    replica: str
+    sequence: int
+
+
+class SegmentWriter:
+    """
+    Writes one replica's segments. Safe to call from many threads.
+
+    :param spool_dir: Folder of this model's segments; each replica has a folder of its own in it.
+    :param name: Name of the replica, unique among those that share *spool_dir*.
+    :param max_bytes: Size after which a segment is sealed.
+    :param max_seconds: Age after which a segment that has rows is sealed.
+    :raises ConfigurationError: Another process writes under this name. Not retried.
+    """
+
+    def __init__(
+        self, spool_dir: Path | str, name: str, *, max_bytes: int = 8_000_000, max_seconds: float = 5.0
+    ) -> None:
+        self.folder = Path(spool_dir) / name
+        self.max_bytes = max_bytes
+        self.max_seconds = max_seconds
+        self._mutex = threading.Lock()
+        self._stopping = threading.Event()
+        self._file: int | None = None
+        self._size, self._opened, self._unsynced = 0, 0.0, False
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = _locked(self.folder, patience=_PATIENCE)
+        if lock is None:
+            raise ConfigurationError(
+                f"Another process writes predictions to {self.folder}: give each replica a name or a spool folder of "
+                "its own."
+            )
+        self._lock = lock
+        # A spool that was wiped begins with 1 again: without a new identity its rows would count as delivered.
+        self.replica = f"{name}-{_identity(self.folder)}"
+        _seal_leftovers(self.folder)
+        self._keeper = threading.Thread(target=self._keep, name=f"segments-{name}", daemon=True)
+        self._keeper.start()
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """
+        Log rows; on return their bytes are with the operating system, so a killed process loses none.
+
+        :raises StoreUnavailableError: The disk is full or gone; none of *rows* is logged. Retried.
+        """
+        if not rows:
+            return
+        data = b"".join(json.dumps(row, default=str).encode() + b"\n" for row in rows)
+        with self._mutex:
+            try:
+                if self._file is None:
+                    self._open()
+                self._write(data)
+            except OSError as error:
+                raise StoreUnavailableError(
+                    f"The prediction log in {self.folder} can't be written ({error.strerror}): free space on that disk."
+                ) from error
+            if self._size >= self.max_bytes:
+                self._tend(self._seal)
+
+    def close(self) -> None:
+        """Seal what is open; nothing can be appended afterwards."""
+        self._stopping.set()
+        self._keeper.join()
+        with self._mutex:
+            self._seal()
+            os.close(self._lock)
+
+    def _open(self) -> None:
+        # The number is kept before it is used, so it can't come back after the segment was delivered and removed.
+        sequence = _last_sequence(self.folder) + 1
+        _write_whole(self.folder / "sequence", str(sequence))
+        self._path = self.folder / f"{sequence:012d}{_OPEN}"
+        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        self._size, self._opened = 0, time.monotonic()
+
+    def _write(self, data: bytes) -> None:
+        """Write all of *data* or, on a full disk, none of it."""
+        assert self._file is not None
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(self._file, left) :]
+        except OSError:
+            os.ftruncate(self._file, self._size)
+            raise
+        self._size += len(data)
+        self._unsynced = True
+
+    def _seal(self) -> None:
+        if self._file is None:
+            return
+        os.fsync(self._file)
+        # Renamed before it is let go of: a segment that stayed behind would come after its successors.
+        if self._size:
+            self._path.rename(self._path.with_suffix(_SEALED))
+        else:
+            self._path.unlink()
+        os.close(self._file)
+        self._file, self._unsynced = None, False
+
+    def _sync(self) -> None:
+        """Bring what was written to the disk itself. Not under the mutex: rows can be logged meanwhile."""
+        with self._mutex:
+            if self._file is None or not self._unsynced:
+                return
+            file, self._unsynced = os.dup(self._file), False
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+    def _keep(self) -> None:
+        """Each second: bring what was written to the disk, and seal a segment that is old enough."""
+        while not self._stopping.wait(1.0):
+            self._tend(self._sync)
+            with self._mutex:
+                if time.monotonic() - self._opened >= self.max_seconds:
+                    self._tend(self._seal)
+
+    def _tend(self, action: Callable[[], None]) -> None:
+        """Do what can wait: rows were logged before, so a failure is told and tried again in a second."""
+        try:
+            action()
+        except OSError as error:
+            log.error("The prediction log in %s can't be kept: %s", self.folder, error.strerror)
+
+
+def sealed_segments(spool_dir: Path | str) -> list[Segment]:
+    """List the segments below *spool_dir* that wait for delivery, in the order they were written."""
+    found = []
+    for path in sorted(Path(spool_dir).glob(f"*/*{_SEALED}")):
+        replica = f"{path.parent.name}-{_identity(path.parent)}"
+        found.append(Segment(path, replica, int(path.stem)))
+    return found
+
+
+def _locked(folder: Path, *, patience: float) -> int | None:
+    """Hold the folder's lock as long as the process lives; None if another process does, for *patience* seconds."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    give_up = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError:
+            if time.monotonic() >= give_up:
+                os.close(lock)
+                return None
+        time.sleep(0.05)
+
+
+def _identity(folder: Path) -> str:
+    """Random text that names this folder's series of segments, made once."""
+    path = folder / "identity"
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        _write_whole(path, uuid.uuid4().hex[:12])
+        return path.read_text(encoding="utf-8")
+
+
+def _last_sequence(folder: Path) -> int:
+    try:
+        kept = int((folder / "sequence").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        kept = 0
+    return max([kept, *(int(path.stem) for path in folder.glob("*") if path.suffix in (_OPEN, _SEALED))])
+
+
+def seal_abandoned(folder: Path) -> None:
+    """Seal what a replica left open, unless it is alive."""
+    if any(folder.glob(f"*{_OPEN}")) and (lock := _locked(folder, patience=0)) is not None:
+        try:
+            _seal_leftovers(folder)
+        finally:
+            os.close(lock)
+
+
+def _seal_leftovers(folder: Path) -> None:
+    """Seal what a killed process left open, up to the first line that is not whole: that was never acknowledged."""
+    for path in sorted(folder.glob(f"*{_OPEN}")):
+        whole = _whole_bytes(path.read_bytes())
+        if whole == 0:
+            path.unlink()
+            continue
+        with path.open("r+b") as file:
+            file.truncate(whole)
+            os.fsync(file.fileno())
+        path.rename(path.with_suffix(_SEALED))
+
+
+def _whole_bytes(content: bytes) -> int:
+    """Length of the leading lines that can be read; after a power cut blocks of zeros may follow them."""
+    whole = 0
+    for line in content.splitlines(keepends=True):
+        try:
+            json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n"):
+            break
+        whole += len(line)
+    return whole
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees all of it or none."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)

@@ -1,0 +1,148 @@
+"""Models that runs stored in MLflow: one per run, in a form that loads no code of its own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import mlflow.artifacts
+import pandas as pd
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Run
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+
+from mlops_provider.exceptions import PermanentError
+from mlops_provider.stores import model_files
+from mlops_provider.stores.runs import Runs
+
+_MODEL_NAME = "model"
+_MODEL_ID = "mlops.model_id"
+"""Parameter of a run that names its model; like all parameters it can be written only once."""
+
+_OVERTAKEN = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
+"""What MLflow says to a try whose parameter is taken, or whose model another one deleted."""
+
+
+class StoredModels(Runs):
+    """The models of one MLflow server's runs; errors as in :class:`~mlops_provider.stores.registry.Registry`."""
+
+    def log_model(
+        self,
+        run_id: str,
+        model: Any,
+        *,
+        example: pd.DataFrame,
+        pip_requirements: Sequence[str],
+        trusted_types: Sequence[str],
+    ) -> str:
+        """
+        Store the model of a run: with signature, input example and pinned requirements, in skops form.
+
+        A run has one model: if it has one already, that one is returned.
+
+        :param model: A fitted scikit-learn classifier.
+        :param example: A few feature rows (n_rows, n_features).
+        :param trusted_types: Types beyond skops' own list that the model may hold.
+        :return: Address of the model, ``models:/m-...``.
+        :raises ConfigurationError: The model holds a type that is not trusted. Not retried.
+        """
+        with self._explained():
+            run = self._client.get_run(run_id)
+            if _MODEL_ID not in run.data.params:
+                try:
+                    self._store(run, model, example, pip_requirements, trusted_types)
+                except MlflowException as error:  # unless another try was faster
+                    if error.error_code not in _OVERTAKEN or _MODEL_ID not in self._params(run_id):
+                        raise
+            model_id = self._params(run_id)[_MODEL_ID]
+            self._settle_model(run, model_id)
+            return f"models:/{model_id}"
+
+    def model_uri(self, run_id: str) -> str:
+        """
+        Address of the model that a run stored.
+
+        :raises PermanentError: It stored none. Not retried.
+        """
+        with self._explained():
+            return str(self._stored(run_id).model_uri)
+
+    def load_model(self, model_uri: str) -> Any:
+        """
+        Load a model.
+
+        :param model_uri: ``models:/m-...`` or ``models:/name/version``.
+        :return: The fitted scikit-learn estimator.
+        :raises ServingCheckError: It is no skops model, or could run foreign code when loaded. Not retried.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            return model_files.load(self._download(model_uri, "", folder))
+
+    def signature(self, model_uri: str) -> ModelSignature | None:
+        """What a model takes and gives, if that was stored with it; reads no model."""
+        with tempfile.TemporaryDirectory() as folder:
+            signature: ModelSignature | None = Model.load(str(self._download(model_uri, "/MLmodel", folder))).signature
+        return signature
+
+    def _store(
+        self, run: Run, model: Any, example: pd.DataFrame, pip_requirements: Sequence[str], trusted_types: Sequence[str]
+    ) -> None:
+        """Upload a model, complete, and only then say that it is the run's."""
+        run_id = run.info.run_id
+        made = self._client.create_logged_model(run.info.experiment_id, _MODEL_NAME, source_run_id=run_id)
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent, _MODEL_NAME)
+            model_files.save(
+                model,
+                folder,
+                Model(run_id=run_id, model_id=made.model_id, model_uuid=made.model_id),
+                example=example,
+                pip_requirements=pip_requirements,
+                trusted_types=trusted_types,
+            )
+            self._client.log_model_artifacts(made.model_id, str(folder))
+        self._client.log_param(run_id, _MODEL_ID, made.model_id)
+
+    def _download(self, model_uri: str, file: str, folder: str) -> Path:
+        """Fetch all files of a model, or one of them."""
+        self.ping()
+        with self._explained():
+            return Path(
+                mlflow.artifacts.download_artifacts(
+                    artifact_uri=f"{self._location(model_uri)}{file}",
+                    dst_path=folder,
+                    tracking_uri=self.tracking_uri,
+                    registry_uri=self.tracking_uri,
+                )
+            )
+
+    def _location(self, model_uri: str) -> str:
+        """Where a model's files are. MLflow itself would look ``models:/m-...`` up in the global tracking URI."""
+        name, _, version = model_uri.removeprefix("models:/").partition("/")
+        if version:
+            return str(self._client.get_model_version_download_uri(name, version))
+        return str(self._client.get_logged_model(name).artifact_location)
+
+    def _params(self, run_id: str) -> dict[str, str]:
+        return dict(self._client.get_run(run_id).data.params)
+
+    def _stored(self, run_id: str) -> LoggedModel:
+        """The one model of a run."""
+        if model_id := self._params(run_id).get(_MODEL_ID):
+            return self._client.get_logged_model(model_id)
+        raise PermanentError(f"Run {run_id!r} at {self._shown} has stored no model: train it first.")
+
+    def _settle_model(self, run: Run, model_id: str) -> None:
+        """Finish what a try may have been killed before: mark the run's model, delete what other tries stored."""
+        run_id = run.info.run_id
+        self._client.finalize_logged_model(model_id, LoggedModelStatus.READY)
+        for found in self._client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'"):
+            if found.model_id != model_id:
+                with suppress(MlflowException):  # its own try was faster
+                    self._client.delete_logged_model(found.model_id)
+        if not (run.outputs and run.outputs.model_outputs):
+            with suppress(MlflowException):  # MLflow refuses to say it twice
+                self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
