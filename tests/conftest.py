@@ -13,8 +13,10 @@ TESTS = Path(__file__).parent
 AIRFLOW_HOME = tempfile.mkdtemp(prefix="mlops-tests-")
 
 # Libraries read these when they are imported, which happens while tests are collected: a fixture would come too late.
-for name in [name for name in os.environ if name.startswith(("AIRFLOW_", "AIRFLOW__", "AWS_", "MLFLOW_", "MLOPS_"))]:
-    del os.environ[name]
+# MLOPS_TEST_* are knobs of the tests themselves.
+for name in list(os.environ):
+    if name.startswith(("AIRFLOW_", "AWS_", "MLFLOW_", "MLOPS_")) and not name.startswith("MLOPS_TEST_"):
+        del os.environ[name]
 os.environ |= {
     "AIRFLOW_HOME": AIRFLOW_HOME,
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",

@@ -15,25 +15,19 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from pkgutil import iter_modules
 
 log = logging.getLogger(__name__)
 
-MODULES = (
-    "mlops_provider.steps.ingest",
-    "mlops_provider.steps.score",
-    "mlops_provider.steps.monitor",
-    "mlops_provider.steps.train",
-    "mlops_provider.steps.deploy",
-    "mlops_provider.stores.tables",
-    "mlops_provider.stores.registry",
-    "mlops_provider.stores.ledger",
-    "mlops_provider.stores.reports",
-    "mlops_provider.stores.predictions",
-    "mlops_provider.adapters.validation",
-    "mlops_provider.adapters.training",
-    "mlops_provider.adapters.evaluation",
-    "mlops_provider.adapters.drift",
-)
+PACKAGES = ("adapters", "stores", "steps")
+
+
+def modules() -> list[str]:
+    """Every module that a task may import inside ``execute``, found by looking into the packages that hold them."""
+    root = Path(__file__).parent
+    found = (info.name for package in PACKAGES for info in iter_modules([str(root / package)], f"{package}."))
+    return [f"mlops_provider.{name}" for name in (*found, "spec", "targets")]
 
 
 def forks_tasks(argv: Sequence[str]) -> bool:
@@ -41,23 +35,25 @@ def forks_tasks(argv: Sequence[str]) -> bool:
     return list(argv[1:2]) == ["scheduler"] or list(argv[1:3]) == ["celery", "worker"]
 
 
-def warm(modules: Sequence[str] = MODULES, argv: Sequence[str] | None = None) -> list[str]:
+def warm(names: Sequence[str] | None = None, argv: Sequence[str] | None = None) -> list[str]:
     """
-    Import *modules*, if this process forks tasks.
+    Import what tasks need, if this process forks tasks.
 
     It only imports: a client, thread or pool made before a fork is broken after it. A module whose library
     is not installed is left out, as its tasks could not run here anyway. ``MLOPS_PRELOAD=0`` switches it off.
 
+    :param names: Modules to import; by default all that tasks of this package may need.
+    :param argv: Command line of the process; by default the real one.
     :return: The modules that were imported.
     """
     if not forks_tasks(sys.argv if argv is None else argv) or os.environ.get("MLOPS_PRELOAD") == "0":
         return []
     began = time.monotonic()
-    imported = []
+    imported, names = [], modules() if names is None else names
     # Collecting while thousands of modules load only costs time: they all stay.
     gc.disable()
     try:
-        for module in modules:
+        for module in names:
             try:
                 importlib.import_module(module)
             except ImportError as missing:
@@ -67,5 +63,5 @@ def warm(modules: Sequence[str] = MODULES, argv: Sequence[str] | None = None) ->
     finally:
         gc.enable()
     # Airflow's logging is not set up yet when its local settings are imported.
-    sys.stderr.write(f"Preloaded {len(imported)} of {len(modules)} modules in {time.monotonic() - began:.1f} s\n")
+    sys.stderr.write(f"Preloaded {len(imported)} of {len(names)} modules in {time.monotonic() - began:.1f} s\n")
     return imported

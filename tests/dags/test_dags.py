@@ -43,11 +43,13 @@ from airflow.sdk import DAG, BaseHook
 def refuse(*args, **kwargs):
     raise AssertionError("a connection was looked up while the DAG was parsed")
 BaseHook.get_connection = refuse
+found, enter = [], DAG.__enter__
+DAG.__enter__ = lambda dag: found.append(dag) or enter(dag)
 before = set(sys.modules)
 spec = importlib.util.spec_from_file_location("the_dag", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-dag = next(value for value in vars(module).values() if isinstance(value, DAG))
+[dag] = found
 heavy = {"mlflow", "sklearn", "evidently", "great_expectations", "pandas", "numpy", "deltalake", "optuna", "pyarrow"}
 print(json.dumps({
     "dag_id": dag.dag_id,

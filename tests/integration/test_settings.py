@@ -139,3 +139,21 @@ def test_a_database_that_was_never_set_up_is_told_in_words(apply: Apply, tmp_pat
     assert done.returncode == 1
     assert "airflow db migrate" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_doctor_sees_what_was_not_applied(apply: Apply, tmp_path: Path) -> None:
+    def doctor() -> str:
+        command = [sys.executable, "-m", "mlops_provider.cli.main", "doctor"]
+        variables = {"LEDGER_PASSWORD": "hush-4711"}
+        done = subprocess.run(
+            command, env=environment(tmp_path) | variables, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        return done.stdout
+
+    (tmp_path / "airflow_settings.yaml").write_text(FILE)
+    before = doctor()
+    lines(apply())
+
+    assert "declares: connection mlops_ledger, pool training, variable months" in before
+    assert "fix: mlops settings apply" in before
+    assert "Airflow has the connections and pools of airflow_settings.yaml" in doctor()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,10 +21,12 @@ from mlops_provider.exceptions import (
     NothingToDo,
     RolloutRefusedError,
     ServingCheckError,
+    SourceError,
     StoreUnavailableError,
 )
 from mlops_provider.steps.deploy import check_serving, deploy, rollback
 from mlops_provider.stores.replicas import Replica
+from mlops_provider.stores.tables import Tables
 from mlops_provider.targets import Answer
 from support.serving import MODEL, World, origin
 
@@ -188,6 +191,14 @@ def test_a_version_gated_against_another_champion_is_refused(world: World, targe
         deployed(world, "3", target, champion="1")
 
 
+def test_without_feature_rows_nothing_moves(world: World, target: InProcessTarget) -> None:
+    stores = SimpleNamespace(tables=Tables(str(world.folder / "empty")), registry=world.registry, ledger=world.ledger)
+
+    with pytest.raises(SourceError, match="run its ingest DAG first"):
+        deploy(world.spec(), stores, "1", target=target, origin=origin(), patience=2)
+    assert splits(world) == []
+
+
 def test_without_a_live_replica_nothing_moves(world: World, target: InProcessTarget) -> None:
     target.replicas = ()
 
@@ -341,6 +352,7 @@ def test_an_abandoned_rollout_is_taken_over(world: World, target: InProcessTarge
 
     with pytest.raises(ConcurrentWriteError, match="has to wait"):
         deployed(world, "3", target)
+    # The less patience with replicas, the sooner another rollout counts as dead: here at once.
     deploy(world.spec(), world.stores, "3", target=target, origin=origin(), patience=-100)
 
     assert splits(world)[3] == {"1": 100, "3": 0}

@@ -36,11 +36,15 @@ from mlops_provider.stores.tables import Tables
 from mlops_provider.targets import Server
 from support.tiny import MODEL, Place, origin
 
+_PATIENCE = 120
+"""Longest wait for a child, in seconds."""
+
 _MLFLOW_CHANGES = (
     "create_experiment",
     "create_run",
     "delete_run",
     "log_batch",
+    "log_param",
     "log_inputs",
     "log_outputs",
     "set_terminated",
@@ -187,9 +191,7 @@ class Child:
             except EOFError:
                 return None
             self._note(word, value)
-        deadline = time.monotonic() + 30
         while _state(self.process.pid) != "T":
-            assert time.monotonic() < deadline
             time.sleep(0.005)
         return self.points[-1]
 
@@ -201,14 +203,15 @@ class Child:
         self.process.kill()
 
     def end(self) -> Child:
-        """Wait for its end."""
+        """Wait for its end; one that does not end is killed, and the test fails."""
+        deadline = time.monotonic() + _PATIENCE
         try:
-            while True:
+            while self.connection.poll(deadline - time.monotonic()):
                 self._note(*self.connection.recv())
+            self.kill()
+            raise AssertionError(f"The child did not end in {_PATIENCE} s; it came to {self.points}.")
         except (EOFError, ConnectionResetError):
-            pass
-        self.process.join(60)
-        assert self.process.exitcode is not None, "The child does not end."
+            self.process.join()
         return self
 
     def _note(self, word: str, value: Any) -> None:
@@ -318,7 +321,7 @@ def _child(connection: Connection, step: str, place: Place, halt: Halt | None, a
 def _points(connection: Connection, halt: Halt | None) -> Iterator[None]:
     """Report each point, and halt at the one that is meant."""
     reached: Counter[str] = Counter()
-    depth = 0
+    depth, halted = 0, False
 
     def reports(owner: Any, name: str, about: Callable[..., str] = lambda *_, **__: "") -> None:
         original = getattr(owner, name)
@@ -340,9 +343,11 @@ def _points(connection: Connection, halt: Halt | None) -> Iterator[None]:
         setattr(owner, name, wrapped)
 
     def reach(point: str) -> None:
-        if halt is None or not halt.is_at(point):
+        nonlocal halted
+        if halt is None or halted or not halt.is_at(point):
             connection.send(("passes", point))
             return
+        halted = True
         connection.send(("halts", point))
         os.kill(os.getpid(), signal.SIGKILL if halt.how == "kill" else signal.SIGSTOP)
 

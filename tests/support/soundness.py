@@ -8,6 +8,8 @@ from contextlib import closing
 from typing import Any
 
 from deltalake import DeltaTable
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelStatus
 
 from mlops_provider.core.names import Kind, Table, Tag
 from mlops_provider.core.references import TableRef
@@ -78,21 +80,18 @@ def records(place: Place, kind: Kind, run: str | None = None) -> list[Mapping[st
 
 def mlflow_runs(place: Place, run: str) -> list[str]:
     """IDs of the MLflow runs that stand for a DAG run; deleted ones do not count."""
-    client = place.stores().registry._client
-    experiment = client.get_experiment_by_name(MODEL)
-    assert experiment is not None
-    task = origin("train_model", run)
+    client, task = _mlflow(place), origin("train_model", run)
     wanted = f"tags.`{Tag.ORIGIN}` = '{task.dag_id}/{task.run_id}'"
-    return [found.info.run_id for found in client.search_runs([experiment.experiment_id], wanted)]
+    return [found.info.run_id for found in client.search_runs(_experiments(client), wanted)]
 
 
 def assert_trained_once(place: Place, run: str) -> str:
     """A DAG run has one finished MLflow run, which names one model, and one training record; give the MLflow run."""
-    registry = place.stores().registry
+    client = _mlflow(place)
     (run_id,) = mlflow_runs(place, run)
-    found = registry._client.get_run(run_id)
+    found = client.get_run(run_id)
     assert found.info.status == "FINISHED"
-    (model,) = registry._logged(run_id)
+    model = _model(client, run_id)
     assert [output.model_id for output in found.outputs.model_outputs] == [model.model_id]
     (trained,) = [one for one in records(place, Kind.TRAINING) if one["run_id"] == run_id]
     assert trained["model_uri"] == model.model_uri
@@ -102,11 +101,26 @@ def assert_trained_once(place: Place, run: str) -> str:
 
 
 def assert_registered_once(place: Place, run_id: str) -> str:
-    """An MLflow run has one version and one registration; give the version."""
-    registry = place.stores().registry
-    (version,) = [found for found in registry.versions(MODEL) if found.run_id == run_id]
+    """An MLflow run has one version, of the model it names, and one registration; give the version."""
+    client = _mlflow(place)
+    (version,) = client.search_model_versions(f"run_id = '{run_id}'")
     (registered,) = [one for one in records(place, Kind.REGISTRATION) if one["run_id"] == run_id]
-    assert registered["version"] == version.version
-    (model,) = registry._logged(run_id)
-    assert version.source == model.artifact_location
-    return version.version
+    assert registered["version"] == str(version.version)
+    assert version.model_id == _model(client, run_id).model_id
+    return str(version.version)
+
+
+def _mlflow(place: Place) -> MlflowClient:
+    address = place.stores().registry.tracking_uri
+    return MlflowClient(address, address)
+
+
+def _experiments(client: MlflowClient) -> list[str]:
+    return [experiment.experiment_id for experiment in client.search_experiments()]
+
+
+def _model(client: MlflowClient, run_id: str) -> LoggedModel:
+    """The model of a run: there is one, it is complete, and no half one lies beside it."""
+    (model,) = client.search_logged_models(_experiments(client), f"source_run_id = '{run_id}'")
+    assert model.status == LoggedModelStatus.READY
+    return model

@@ -37,6 +37,11 @@ class RunningStack:
     api: httpx.Client
     stores: Stores
 
+    @property
+    def airflow(self) -> str:
+        """Address of Airflow's web server."""
+        return f"http://127.0.0.1:{self.environment['MLOPS_AIRFLOW_PORT']}"
+
     def mlops(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "mlops_provider.cli.main", *arguments],

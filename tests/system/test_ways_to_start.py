@@ -22,17 +22,20 @@ def test_a_backfill_lands_past_months_and_each_is_scored_on_its_event(stack: Run
 
     stack.api.post("/backfills", json=body).raise_for_status()
 
-    def runs() -> dict[str, str]:
-        return {run["partition_key"]: run["state"] for run in stack.runs("flight_delays_ingest")}
+    both = {"2013-01": "success", "2013-02": "success"}
 
-    wait_until(lambda: runs() == {"2013-01": "success", "2013-02": "success"}, "both months")
+    def backfilled() -> dict[str, str]:
+        runs = stack.runs("flight_delays_ingest")
+        return {run["partition_key"]: run["state"] for run in runs if run["run_type"] == "backfill"}
+
+    wait_until(lambda: backfilled() == both, "both months")
     assert rows_of(stack, Table.FEATURES, "2013-01") > 20_000
 
     # The fourth way: each month's asset event started the scoring of that very month.
     def scored() -> dict[str, str]:
         return {run["partition_key"]: run["state"] for run in stack.runs("flight_delays_score")}
 
-    wait_until(lambda: scored() == {"2013-01": "success", "2013-02": "success"}, "scoring of both months")
+    wait_until(lambda: both.items() <= scored().items(), "scoring of both months")
     assert {run["run_type"] for run in stack.runs("flight_delays_score")} == {"asset_triggered"}
 
 

@@ -134,3 +134,12 @@ def test_a_stack_that_was_forgotten_is_none(home: Home) -> None:
     Stack.forget(home)
 
     assert Stack.read(home) is None
+
+
+def test_a_folder_that_was_there_before_keeps_its_permissions(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+
+    Home(tmp_path, tmp_path).make()
+
+    assert mode(tmp_path) == 0o755
+    assert not (tmp_path / ".gitignore").exists()

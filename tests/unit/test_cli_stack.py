@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlops_provider.cli import replay, up
-from mlops_provider.cli.home import PORTS, Home, Secrets, Stack
+from mlops_provider.cli.home import PORTS, SETTINGS_FILE, Home, Secrets, Stack
 from mlops_provider.cli.processes import Service
 from mlops_provider.cli.stack import LOCAL_SETTINGS, airflow_environment, base_environment, services
 from mlops_provider.exceptions import ConfigurationError, SpecError
@@ -121,7 +121,7 @@ def test_only_databases_whose_first_start_was_cut_off_are_made_anew(home: Home) 
 
 def test_a_mistake_in_the_settings_is_told_before_anything_starts(home: Home) -> None:
     home.make()
-    (home.project / up.SETTINGS_FILE).write_text("airflow:\n  conections: []\n")
+    (home.project / SETTINGS_FILE).write_text("airflow:\n  conections: []\n")
 
     with pytest.raises(SpecError, match=r"airflow_settings.yaml:2: .*did you mean 'connections'"):
         up.bring_up(home, NUMBERS, fault="", timeout=1)

@@ -14,12 +14,23 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
-from mlops_provider.cli.home import LOOPBACK, PORTS, TELEMETRY_OFF, Home, Stack, configured_ports, url, use_home
+from mlops_provider.cli.home import (
+    LOOPBACK,
+    PORTS,
+    SETTINGS_FILE,
+    TELEMETRY_OFF,
+    Home,
+    Stack,
+    configured_ports,
+    url,
+    use_home,
+)
 from mlops_provider.core.names import Environment
 from mlops_provider.exceptions import MLOpsError
 
 DISTRIBUTION = "airflow-provider-mlops"
 PYTHONS = ((3, 11), (3, 14))
+APPLY = "mlops settings apply"
 FREE_BYTES = 2 * 10**9
 USER_EXTRAS = ("tables", "validation", "training", "drift", "serving")
 """Extras that the stages need; the others (clouds, clusters, development) are a matter of choice."""
@@ -45,7 +56,18 @@ def main(arguments: argparse.Namespace) -> int:
     untouched = dict(os.environ)
     home = use_home()
     failed = 0
-    for check in (python, packages, lambda: telemetry(untouched), lambda: parts(home), settings, stores, server, disk):
+    checks = (
+        python,
+        packages,
+        lambda: telemetry(untouched),
+        lambda: parts(home),
+        addresses,
+        stores,
+        server,
+        disk,
+        lambda: connections(home),  # last: skops, loaded after Airflow, calls up a thousand warnings
+    )
+    for check in checks:
         for finding in check():
             failed += finding.level == "fail"
             fix = f"\n      fix: {finding.fix}" if finding.fix else ""
@@ -151,7 +173,7 @@ def _free_ports() -> Iterator[Finding]:
                 )
 
 
-def settings() -> Iterator[Finding]:
+def addresses() -> Iterator[Finding]:
     """Which addresses are set in the environment; in tasks, Airflow connections do the same."""
     optional = {Environment.REPORTS_URI}
     missing = [variable for variable in Environment if not os.environ.get(variable) and variable not in optional]
@@ -160,6 +182,26 @@ def settings() -> Iterator[Finding]:
         yield Finding("note", f"not set: {', '.join(missing)}", fix)
     else:
         yield Finding("ok", "every MLOPS_* address is set")
+
+
+def connections(home: Home) -> Iterator[Finding]:
+    """Whether Airflow, if there is one, has what ``airflow_settings.yaml`` declares."""
+    file = home.project / SETTINGS_FILE
+    if not file.exists() or (Stack.read(home) is None and "AIRFLOW_HOME" not in os.environ):
+        return
+    from mlops_provider.cli.settings import apply, use_stack_airflow
+
+    use_stack_airflow()
+    try:
+        changes = apply(file, dry_run=True)
+    except MLOpsError as error:
+        yield Finding("fail", f"Airflow's connections: {error}")
+        return
+    differing = [f"{change.kind} {change.name}" for change in changes if change.action != "unchanged"]
+    if differing:
+        yield Finding("fail", f"Airflow has not what {SETTINGS_FILE} declares: {', '.join(differing)}", APPLY)
+    else:
+        yield Finding("ok", f"Airflow has the connections and pools of {SETTINGS_FILE}")
 
 
 def stores() -> Iterator[Finding]:

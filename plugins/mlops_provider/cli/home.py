@@ -21,6 +21,7 @@ PORTS: Mapping[str, tuple[str, int]] = {
     "evidently": ("MLOPS_EVIDENTLY_PORT", 8000),
 }
 ADMIN = "admin"
+SETTINGS_FILE = "airflow_settings.yaml"
 TELEMETRY_OFF: Mapping[str, str] = {
     "DO_NOT_TRACK": "1",
     "GX_ANALYTICS_ENABLED": "false",
@@ -89,12 +90,13 @@ class Home:
         return self.root / "local"
 
     def make(self) -> None:
-        """Create the folders; only their owner may look inside, as they hold secrets and data."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        self.root.chmod(0o700)
+        """Create the folders; in a new home only its owner may look, as it will hold secrets and data."""
+        if not self.root.exists():
+            self.root.mkdir(parents=True)
+            self.root.chmod(0o700)
+            (self.root / ".gitignore").write_text("*\n", encoding="utf-8")
         for folder in (self.airflow / "config", self.logs, self.run, *map(self.root.joinpath, _FOLDERS)):
             folder.mkdir(parents=True, exist_ok=True)
-        (self.root / ".gitignore").write_text("*\n", encoding="utf-8")
 
     def local_settings(self) -> dict[str, str]:
         """The ``MLOPS_*`` variables of work without any server."""

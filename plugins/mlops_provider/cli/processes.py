@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 
 _PROC = Path("/proc/self")
-GRACE_SECONDS = 8.0
-FORCE_SECONDS = 5.0
+GRACE_SECONDS = 6.0
+FORCE_SECONDS = 4.0
 
 
 @dataclass(frozen=True, slots=True)

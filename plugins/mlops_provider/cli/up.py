@@ -17,13 +17,12 @@ from importlib.metadata import version
 import httpx
 
 from mlops_provider.cli import settings_file
-from mlops_provider.cli.home import ADMIN, LOOPBACK, PORTS, Home, Secrets, Stack, configured_ports, url
+from mlops_provider.cli.home import ADMIN, LOOPBACK, PORTS, SETTINGS_FILE, Home, Secrets, Stack, configured_ports, url
 from mlops_provider.cli.processes import Running, Service, members, recorded, start, tail
 from mlops_provider.cli.stack import LOCAL_SETTINGS, airflow_environment, services, stop_stack
 from mlops_provider.core import partitions
 from mlops_provider.exceptions import ConfigurationError, StoreUnavailableError
 
-SETTINGS_FILE = "airflow_settings.yaml"
 AIRFLOW_PARTS = {"scheduler": "scheduler", "dag-processor": "dag_processor", "triggerer": "triggerer"}
 TITLES = {"airflow": "Airflow", "mlflow": "MLflow", "server": "Model server", "evidently": "Evidently"}
 
@@ -135,7 +134,7 @@ def refuse_taken(ports: Mapping[str, int]) -> None:
 
 
 def discard_half_made(home: Home) -> None:
-    """Remove a database whose very first start was cut off: it holds nothing yet, and MLflow could not go on with it."""
+    """Remove a database whose first start was cut off: it holds nothing yet, and MLflow could not go on with it."""
     for database, stamp in (
         (home.airflow / "airflow.db", home.airflow_stamp),
         (home.mlflow_database, home.mlflow_stamp),

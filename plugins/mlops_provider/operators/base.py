@@ -75,9 +75,8 @@ class StepOperator(BaseOperator):
         for outlet in self.outlets:
             context["outlet_events"][outlet].extra.update(extra)
 
-    def stop_here(self, context: Context, result: Any, reason: str) -> None:
+    def stop_here(self, context: Context, result: Any) -> None:
         """Succeed with *result*, but skip every task that directly follows: the answer was no."""
-        self.log.info("What follows is skipped: %s", reason)
         context["ti"].xcom_push(key="return_value", value=result)
         raise DownstreamTasksSkipped(tasks=sorted(self.downstream_task_ids))
 

@@ -31,7 +31,9 @@ class LandDataOperator(PartitionStepOperator):
     def step(self, context: Context, origin: Origin) -> dict[str, Any]:
         from mlops_provider.steps import ingest
 
-        return ingest.land(self.spec, self.stores, self.partition, origin=origin).as_json()
+        landed = ingest.land(self.spec, self.stores, self.partition, origin=origin)
+        self.log.info("Landed %s as version %s of %s", landed.partition, landed.version, landed.table)
+        return landed.as_json()
 
 
 class ValidateDataOperator(PartitionStepOperator):

@@ -62,7 +62,10 @@ class MeasurePerformanceOperator(PartitionStepOperator):
     def step(self, context: Context, origin: Origin) -> str:
         from mlops_provider.steps import monitor
 
-        return monitor.measure_performance(self.spec, self.stores, self.partition, origin=origin)
+        record = monitor.measure_performance(self.spec, self.stores, self.partition, origin=origin)
+        found = self.stores.ledger.get(record).payload
+        self.log.info("%s", found.get("reason") or f"Version {found['version']}: {found['metrics']}")
+        return record
 
 
 class DetectDriftOperator(PartitionStepOperator):
@@ -87,7 +90,12 @@ class DetectDriftOperator(PartitionStepOperator):
     def step(self, context: Context, origin: Origin) -> str:
         from mlops_provider.steps import monitor
 
-        return monitor.detect_drift(self.spec, self.stores, self.partition, workspace=self.workspace, origin=origin)
+        record = monitor.detect_drift(self.spec, self.stores, self.partition, workspace=self.workspace, origin=origin)
+        found = self.stores.ledger.get(record).payload
+        for sentence in (*found["reasons"], *found["warnings"]):
+            self.log.info("%s", sentence)
+        self.log.info("Drift alarm." if found["alarm"] else "No drift alarm.")
+        return record
 
 
 class DecideRetrainOperator(PartitionStepOperator):
@@ -114,6 +122,7 @@ class DecideRetrainOperator(PartitionStepOperator):
         decision = monitor.decide_retrain(
             self.spec, self.stores, self.partition, performance=self.performance, drift=self.drift, origin=origin
         )
+        self.log.info("%s: %s", "Retrain" if decision["retrain"] else "Keep", " ".join(decision["reasons"]))
         if not decision["retrain"]:
-            self.stop_here(context, decision, "; ".join(decision["reasons"]))
+            self.stop_here(context, decision)
         return decision

@@ -177,7 +177,7 @@ class DecideGateOperator(StepOperator):
         if not verdict.passed:
             if self.fail_on_reject:
                 raise GateRejectedError(verdict.summary)
-            self.stop_here(context, record, verdict.summary)
+            self.stop_here(context, record)
         return record
 
 

@@ -71,7 +71,7 @@ class ServedModel:
         try:
             predictions: list[float] = version.predict(frame).tolist()
         except (ValueError, TypeError) as error:
-            logger.info("Version %s refused request %s", version.version, request_id, exc_info=True)
+            logger.info("Version %s refused request %s: %s", version.version, request_id, type(error).__name__)
             empty = [str(name) for name in frame.columns[frame.isna().any()]]
             hint = f" Columns with missing cells: {listed(empty)}." if empty else ""
             raise RefusedRequestError(

@@ -198,7 +198,7 @@ def register_model(spec: ModelSpec, stores: Stores, *, run_id: str, verdict: str
     months = declared.trained_on
     stores.registry.describe(
         spec.name,
-        about=f"{spec.description} Owner: {spec.owner}.".strip(),
+        about=f"{spec.description.rstrip('.')}. Owner: {spec.owner}." if spec.description else f"Owner: {spec.owner}.",
         version=version,
         text=f"Trained on {months[0]} to {months[-1]}, judged on {declared.through}. {gate.payload['summary']}",
     )

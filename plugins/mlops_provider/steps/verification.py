@@ -13,7 +13,7 @@ import numpy as np
 
 from mlops_provider.core.names import Table
 from mlops_provider.core.rollout import Traffic, describe
-from mlops_provider.exceptions import ConcurrentWriteError, ServingCheckError, StoreUnavailableError
+from mlops_provider.exceptions import ConcurrentWriteError, ServingCheckError, SourceError, StoreUnavailableError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,15 +49,15 @@ def sample_rows(stores: Stores, model: str, columns: Sequence[str] | None = None
     """
     Take rows spread over the newest month of features; the same rows each time.
 
-    :raises ServingCheckError: The model has no features. Not retried.
+    :raises SourceError: The model has no features. Not retried.
     """
     uri = stores.tables.uri(model, Table.FEATURES)
     months = stores.tables.partitions(uri) if stores.tables.exists(uri) else []
     if not months:
-        raise ServingCheckError(f"{model!r} has no feature rows to compare answers on: run its ingest DAG first.")
+        raise SourceError(f"{model!r} has no feature rows to compare answers on: run its ingest DAG first.")
     frame = stores.tables.read(uri, columns=columns, partitions=months[-1:])
     if frame.empty:
-        raise ServingCheckError(f"The features of {model!r} for {months[-1]} have no rows to compare answers on.")
+        raise SourceError(f"The features of {model!r} for {months[-1]} have no rows to compare answers on.")
     spread = np.unique(np.linspace(0, len(frame) - 1, SAMPLE_ROWS).astype(int))
     return frame.iloc[spread].reset_index(drop=True)
 

@@ -135,11 +135,16 @@ class StoredModels(Runs):
             return self._client.get_logged_model(model_id)
         raise PermanentError(f"Run {run_id!r} at {self._shown} has stored no model: train it first.")
 
+    def _logged(self, run_id: str) -> list[LoggedModel]:
+        """Every model that tries have stored for a run, complete or not; one, once a try has ended."""
+        experiment_id = self._client.get_run(run_id).info.experiment_id
+        return list(self._client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"))
+
     def _settle_model(self, run: Run, model_id: str) -> None:
         """Finish what a try may have been killed before: mark the run's model, delete what other tries stored."""
         run_id = run.info.run_id
         self._client.finalize_logged_model(model_id, LoggedModelStatus.READY)
-        for found in self._client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'"):
+        for found in self._logged(run_id):
             if found.model_id != model_id:
                 with suppress(MlflowException):  # its own try was faster
                     self._client.delete_logged_model(found.model_id)
