@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from support import children
 from support.stack import free_port
 from support.tiny import MODEL, Place

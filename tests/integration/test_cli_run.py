@@ -12,8 +12,6 @@ from mlops_provider.cli.main import main
 from mlops_provider.core.names import Environment, Kind, Table
 from support.tiny import FEBRUARY, JANUARY, MODEL, USE_CASE, Place, write_month
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")  # MLflow's tables
-
 MODEL_YAML = str(USE_CASE / "model.yaml")
 ADDRESSES = [*Environment, "MLOPS_HOME", "MLFLOW_TRACKING_URI"]
 

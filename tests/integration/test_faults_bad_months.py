@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from mlops_provider.core.names import Kind, Table
+from mlops_provider.exceptions import DataRejectedError, MissingPartitionError, SourceError
+from mlops_provider.steps import ingest
 from support import soundness
 from support.tiny import (
     BAD_FILES,
@@ -21,10 +25,6 @@ from support.tiny import (
     with_bad_rows,
     write_month,
 )
-
-from mlops_provider.core.names import Kind, Table
-from mlops_provider.exceptions import DataRejectedError, MissingPartitionError, SourceError
-from mlops_provider.steps import ingest
 
 SAID = {
     "missing column": r"missing: rain",

@@ -10,13 +10,23 @@ from __future__ import annotations
 import time
 
 import pytest
+
+from mlops_provider.core.names import Kind, Table
 from support import children, soundness
 from support.children import killed_everywhere, run, start
 from support.tiny import (
-    FEBRUARY, JANUARY, MODEL, Place, ingest_month, ingest_months, register_candidate, trips, with_bad_rows, write_month,
+    ANY_MODEL_PASSES,
+    FEBRUARY,
+    JANUARY,
+    MODEL,
+    Place,
+    ingest_month,
+    ingest_months,
+    register_candidate,
+    trips,
+    with_bad_rows,
+    write_month,
 )
-
-from mlops_provider.core.names import Kind, Table
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
@@ -105,7 +115,7 @@ def test_a_training_that_was_killed_everywhere_leaves_one_run_one_model_and_one_
 
 
 def test_a_rollout_that_was_killed_everywhere_moves_traffic_once_through_each_step(place: Place, server: str) -> None:
-    place = place.declared(gate={"primary": "roc_auc", "mode": "dry_run", "mode_reason": "any model will do"})
+    place = place.declared(gate=ANY_MODEL_PASSES)
     ingest_months(place, JANUARY, FEBRUARY)
     for version in ("1", "2"):
         assert register_candidate(place, FEBRUARY, f"t{version}") == version

@@ -12,23 +12,26 @@ from itertools import count, islice
 from typing import Any
 
 import pytest
+
+from mlops_provider.core.names import Kind, Table
+from mlops_provider.steps import ingest, train
 from support import children, soundness
 from support.children import Child, overtaken, run, side_by_side
 from support.tiny import (
+    ANY_MODEL_PASSES,
     FEBRUARY,
     JANUARY,
+    MODEL,
     Place,
     ingest_month,
     ingest_months,
     origin,
+    register_candidate,
     train_candidate,
     trips,
     with_bad_rows,
     write_month,
 )
-
-from mlops_provider.core.names import Kind, Table
-from mlops_provider.steps import ingest, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
@@ -175,4 +178,30 @@ def test_two_tries_of_each_decision_at_once_leave_one_record(place: Place) -> No
         assert len(soundness.records(place, kind, "t")) == 1
     for month in (JANUARY, FEBRUARY):
         assert soundness.replacements(place, Table.OUTCOMES, month) == 1
+    soundness.assert_nothing_broken(place)
+
+
+# Deployment: each subject is the next version.
+
+
+def registered(place: Place, server: str) -> Iterator[Subject]:
+    for number in count():
+        version = register_candidate(place, FEBRUARY, f"t{number}")
+        yield place, {"version": version, "url": server, "run": f"d{number}"}
+
+
+@both_ways
+def test_two_tries_of_a_rollout_at_once_settle_it_once(place: Place, server: str, tried: Any) -> None:
+    place = place.declared(gate=ANY_MODEL_PASSES)
+    ingest_months(place, JANUARY, FEBRUARY)
+
+    for (_, about), traffic in tried(children.deploy_model, registered(place, server)):
+        version = about["version"]
+        assert (traffic["split"], traffic["settled"]) == ({version: 100}, True)
+        steps = [dict(one["split"]) for one in soundness.records(place, Kind.TRAFFIC) if version in one["split"]]
+        shares = [split[version] for split in steps]
+        assert shares == ([100, 100] if version == "1" else [0, 50, 100, 100])
+        assert [one["version"] for one in soundness.records(place, Kind.PROMOTION)].count(version) == 1
+        assert place.stores().registry.aliases(MODEL)["champion"] == version
+
     soundness.assert_nothing_broken(place)

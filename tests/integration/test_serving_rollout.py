@@ -19,7 +19,7 @@ from mlops_provider.stores import predictions
 from support.serving import MODEL, ServerProcess, World, origin, records
 
 # MLflow 3.17 on SQLAlchemy 2.1.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

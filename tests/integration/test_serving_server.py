@@ -26,9 +26,6 @@ from mlops_provider.serving.snapshot import LoadedVersion, Snapshot
 from mlops_provider.stores.predictions import SegmentWriter
 from support.serving import COLUMNS, MODEL, World, frame, records
 
-# MLflow 3.17 on SQLAlchemy 2.1.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterator[World]:

@@ -30,9 +30,6 @@ from mlops_provider.stores.tables import Tables
 from mlops_provider.targets import Answer
 from support.serving import MODEL, World, origin
 
-# MLflow 3.17 on SQLAlchemy 2.1.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-
 
 @dataclass
 class InProcessTarget:

@@ -14,12 +14,6 @@ from mlops_provider.steps import monitor
 from mlops_provider.stores.predictions import SegmentWriter
 from support.parcels import DECLARED, Parcels, origin
 
-pytestmark = [
-    pytest.mark.integration,
-    # MLflow 3.17's own database code, on SQLAlchemy 2.1.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
-]
-
 
 @pytest.fixture(scope="module")
 def in_service(tmp_path_factory: pytest.TempPathFactory) -> Parcels:

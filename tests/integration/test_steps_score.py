@@ -25,12 +25,6 @@ from mlops_provider.stores.suite import Stores
 from support import flights
 from support.flights import FEBRUARY, JANUARY
 
-pytestmark = [
-    pytest.mark.integration,
-    # MLflow 3.17's own database code, on SQLAlchemy 2.1.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
-]
-
 
 def origin(task: str, run: str = "first") -> Origin:
     return Origin("flight_delays_score", run, task)

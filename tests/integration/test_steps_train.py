@@ -14,12 +14,6 @@ from mlops_provider.steps import gate, train
 from mlops_provider.steps.outcomes import record_outcomes
 from support.parcels import DECLARED, Parcels, origin
 
-pytestmark = [
-    pytest.mark.integration,
-    # MLflow 3.17's own database code, on SQLAlchemy 2.1.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
-]
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Parcels:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from mlops_provider.exceptions import (
     SourceError,
     StoreUnavailableError,
 )
+from mlops_provider.stores import delta
 from mlops_provider.stores.tables import Tables
 
 
@@ -114,6 +116,27 @@ def test_an_orphan_with_the_same_content_finds_it_written(tables: Tables, uri: s
 
     assert not late.changed
     assert late.ref == kept.ref
+
+
+def test_a_try_overtaken_between_look_and_write_names_the_version_that_was_written(
+    tables: Tables, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables.replace_partition(uri, "2013-02").write(rows(seed=2), origin_key="another month")
+    orphan, opened = tables.replace_partition(uri, "2013-01"), []
+
+    def overtake(*arguments: Any) -> Any:
+        handle = existing(*arguments)
+        if not opened:
+            opened.append(handle)
+            opened.append(tables.replace_partition(uri, "2013-01").write(rows(), origin_key="second try"))
+        return handle
+
+    existing = delta.existing
+    monkeypatch.setattr(delta, "existing", overtake)
+    late = orphan.write(rows(), origin_key="orphan")
+
+    assert not late.changed
+    assert late.ref == opened[1].ref == TableRef(uri, 2, "2013-01")
 
 
 def test_the_first_write_of_a_table_has_one_winner_too(tables: Tables, uri: str) -> None:

@@ -11,6 +11,7 @@ import functools
 import importlib
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import time
@@ -34,7 +35,7 @@ from mlops_provider.stores.ledger import Ledger
 from mlops_provider.stores.reports import Reports
 from mlops_provider.stores.tables import Tables
 from mlops_provider.targets import Server
-from support.tiny import MODEL, Place, origin
+from support.tiny import MODEL, Place, ingest_month, origin, register_candidate
 
 _PATIENCE = 120
 """Longest wait for a child, in seconds."""
@@ -121,6 +122,25 @@ def rollback_model(place: Place, url: str, run: str) -> Any:
     target = Server(url, model=MODEL, ledger=stores.ledger)
     task = origin("rollback_model", run)
     return deploy.rollback(MODEL, stores, reason="it was late", target=target, origin=task).as_json()
+
+
+def ingest_all(place: Place, month: str, run: str) -> Any:
+    return ingest_month(place, month, run).as_json()
+
+
+def train_all(place: Place, through: str, run: str) -> Any:
+    return register_candidate(place, through, run)
+
+
+def roll_out(place: Place, version: str, url: str, run: str) -> Any:
+    check_serving(place, version, url, run)
+    return deploy_model(place, version, url, run)
+
+
+def on_a_small_disk(place: Place, step: str, largest: int, about: Mapping[str, Any]) -> Any:
+    """Run a step whose files the system stops at *largest* bytes, as a full disk does."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    return globals()[step](place, **about)
 
 
 def serve_model(place: Place, port: int) -> None:

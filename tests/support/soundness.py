@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from contextlib import closing
 from typing import Any
 
 from deltalake import DeltaTable
@@ -23,10 +22,9 @@ _MAY_REPEAT = (Table.RAW, Table.QUARANTINE)
 def assert_nothing_broken(place: Place) -> None:
     """Every version of every table can be read, holds no key twice, and the ledger's chain holds without a gap."""
     stores = place.stores()
-    with closing(stores.ledger):
-        assert stores.ledger.verify() is None
-        generations = [traffic.generation for traffic in stores.ledger.traffic_history(MODEL)]
-        assert generations == list(range(1, len(generations) + 1))
+    assert stores.ledger.verify() is None
+    generations = [traffic.generation for traffic in stores.ledger.traffic_history(MODEL)]
+    assert generations == list(range(1, len(generations) + 1))
     for table in Table:
         uri = place.table(table)
         for version in range((stores.tables.version(uri) or -1) + 1):
@@ -72,9 +70,7 @@ def _replacements(uri: str) -> Mapping[str, list[str]]:
 
 def records(place: Place, kind: Kind, run: str | None = None) -> list[Mapping[str, Any]]:
     """Payloads of the records of a kind, oldest first; only those of the tasks of a DAG run if it is named."""
-    ledger = place.stores().ledger
-    with closing(ledger):
-        found = ledger.history(kind, MODEL)
+    found = place.stores().ledger.history(kind, MODEL)
     return [one.payload for one in found if run is None or f"/{run}/" in (one.key or "")]
 
 
@@ -106,7 +102,7 @@ def assert_registered_once(place: Place, run_id: str) -> str:
     (version,) = client.search_model_versions(f"run_id = '{run_id}'")
     (registered,) = [one for one in records(place, Kind.REGISTRATION) if one["run_id"] == run_id]
     assert registered["version"] == str(version.version)
-    assert version.model_id == _model(client, run_id).model_id
+    assert version.source == _model(client, run_id).artifact_location
     return str(version.version)
 
 

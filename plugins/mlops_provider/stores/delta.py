@@ -128,12 +128,24 @@ def scanned(handle: DeltaTable, columns: Sequence[str], wanted: Sequence[str] | 
 
 
 def last_commit(handle: DeltaTable, key: str, value: str) -> dict[str, Any] | None:
-    """Return the newest commit whose metadata says *key* = *value*; None if there is none."""
-    for limit in (_RECENT, None):
-        for commit in handle.history(limit):
+    """
+    Return the newest commit whose metadata says *key* = *value*; None if there is none. Brings *handle* up to date.
+
+    deltalake reads the newest commits that there are, but counts their versions down from the handle's own, so the
+    numbers are right only if nobody committed since the handle was loaded.
+    """
+    limit: int | None = _RECENT
+    while True:
+        version, commits = handle.version(), handle.history(limit)
+        handle.update_incremental()
+        if handle.version() != version:
+            continue
+        for commit in commits:
             if commit.get(key) == value:
                 return commit
-    return None
+        if limit is None:
+            return None
+        limit = None
 
 
 @contextmanager

@@ -10,17 +10,18 @@ from zipfile import BadZipFile
 
 import mlflow.sklearn
 import pandas as pd
-import skops.io
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, infer_signature
-from skops.io.exceptions import UntrustedTypesFoundException
 
 from mlops_provider.exceptions import ConfigurationError, ServingCheckError
 
-# MLflow imports it when a model is saved, and its import warns about type hints of its own classes.
+# mlflow.pyfunc warns about type hints of its own classes. skops asks every loaded module for its functions, and
+# Airflow's moved modules answer with a thousand warnings, which take seconds to print.
 with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType", category=UserWarning)
+    warnings.simplefilter("ignore")
     import mlflow.pyfunc
+    import skops.io
+    from skops.io.exceptions import UntrustedTypesFoundException
 
 _FLAVOR = "sklearn"
 _LIBRARIES = ("sklearn.", "numpy.", "scipy.", "lightgbm.", "xgboost.")

@@ -192,6 +192,7 @@ class PartitionWriter:
                 handle = delta.existing(self.uri, options) or delta.created(
                     self.uri, options, frames.fitted(frame, None, where=where, partition=self.partition).schema
                 )
+                last = delta.last_commit(handle, _PARTITION, self.partition)
                 rows = frames.fitted(
                     frame,
                     delta.schema(handle),
@@ -200,7 +201,6 @@ class PartitionWriter:
                     missing_as_null=missing_as_null,
                 )
                 content = frames.content_digest(rows)
-                last = delta.last_commit(handle, _PARTITION, self.partition)
                 if last and last[_CONTENT] == content:
                     return Written(self._ref(int(last["version"])), False, rows.num_rows, content)
                 replaced = handle.transaction_version(_application(self.partition)) or 0
