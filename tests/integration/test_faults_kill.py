@@ -102,7 +102,9 @@ def test_a_training_that_was_killed_everywhere_leaves_one_run_one_model_and_one_
     )
 
     assert {"committed outcomes #1", "_append declaration #1"} <= set(declaring)
-    assert {"create_run #1", "create_logged_model #1", "finalize_logged_model #1", "_append training #1"} <= set(training)
+    assert {"create_run #1", "create_logged_model #1", "finalize_logged_model #1", "_append training #1"} <= set(
+        training
+    )
     assert {"write #1", "_append evaluation #1"} <= set(judging)
     assert {"create_model_version #1", "_append registration #1"} <= set(registering)
     assert registered.succeeded

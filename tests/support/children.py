@@ -243,7 +243,7 @@ class Child:
             self.error, self.message, self.transient = value
 
 
-def start(step: Callable[..., Any], place: Place, halt: Halt | None = None, **arguments: Any) -> Child:
+def start(step: Callable[..., Any], place: Place, halt: Halt | None = None, /, **arguments: Any) -> Child:
     """Start a step in a process of its own; it waits for :meth:`Child.begin`."""
     _ensure_forkserver()
     context = multiprocessing.get_context("forkserver")
@@ -254,14 +254,14 @@ def start(step: Callable[..., Any], place: Place, halt: Halt | None = None, **ar
     return Child(process, ours)
 
 
-def run(step: Callable[..., Any], place: Place, halt: Halt | None = None, **arguments: Any) -> Child:
+def run(step: Callable[..., Any], place: Place, halt: Halt | None = None, /, **arguments: Any) -> Child:
     """Run a step in a process of its own to its end, whichever it is."""
     child = start(step, place, halt, **arguments)
     child.begin()
     return child.end()
 
 
-def killed_everywhere(step: Callable[..., Any], place: Place, **arguments: Any) -> tuple[Sequence[str], Child]:
+def killed_everywhere(step: Callable[..., Any], place: Place, /, **arguments: Any) -> tuple[Sequence[str], Child]:
     """
     Run a step and kill it at its first point; again, and kill it at the first point not seen so far; until it ends.
 
@@ -275,7 +275,7 @@ def killed_everywhere(step: Callable[..., Any], place: Place, **arguments: Any) 
         seen.append(child.points[-1])
 
 
-def overtaken(step: Callable[..., Any], place: Place, passed: Sequence[str], **arguments: Any) -> Sequence[Child]:
+def overtaken(step: Callable[..., Any], place: Place, passed: Sequence[str], /, **arguments: Any) -> Sequence[Child]:
     """
     Halt a first try at its first point that is not among *passed*, let a second run to its end, let the first go on.
 
@@ -290,7 +290,7 @@ def overtaken(step: Callable[..., Any], place: Place, passed: Sequence[str], **a
     return [first.end(), second]
 
 
-def side_by_side(step: Callable[..., Any], place: Place, **arguments: Any) -> Sequence[Child]:
+def side_by_side(step: Callable[..., Any], place: Place, /, **arguments: Any) -> Sequence[Child]:
     """Let two tries begin at the same time."""
     return together(*(start(step, place, **arguments) for _ in range(2)))
 
