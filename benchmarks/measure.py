@@ -60,6 +60,7 @@ def stack(dags: Path, settings: Mapping[str, str]) -> Iterator[tuple[Path, dict[
     """
     place = Path(tempfile.mkdtemp(prefix="mlops-bench-"))
     (place / "plugins").mkdir()
+    (place / "include").symlink_to(ROOT / "include")
     shutil.copytree(dags, place / "dags")
     names = ("MLOPS_AIRFLOW_PORT", "MLOPS_MLFLOW_PORT", "MLOPS_SERVER_PORT", "MLOPS_EVIDENTLY_PORT")
     environment = os.environ | {name: str(free_port()) for name in names} | dict(settings)
@@ -67,8 +68,8 @@ def stack(dags: Path, settings: Mapping[str, str]) -> Iterator[tuple[Path, dict[
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     command = (sys.executable, "-m", "mlops_provider.cli.main")
     try:
-        subprocess.run([*command, "up"], cwd=place, env=environment, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*command, "up"], cwd=place, env=environment, check=True, stdout=sys.stderr)
         yield place / "home", environment
     finally:
-        subprocess.run([*command, "down"], cwd=place, env=environment, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*command, "down"], cwd=place, env=environment, check=True, stdout=sys.stderr)
         shutil.rmtree(place)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
+from mlops_provider.core.names import Kind, Table
+from mlops_provider.core.references import TableRef
 from support import children, soundness
 from support.children import run, start, together
 from support.tiny import (
@@ -18,9 +21,6 @@ from support.tiny import (
     with_bad_rows,
     write_month,
 )
-
-from mlops_provider.core.names import Kind, Table
-from mlops_provider.core.references import TableRef
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
@@ -58,13 +58,15 @@ def test_months_that_are_ingested_at_once_do_not_disturb_each_other(place: Place
 def test_two_trainings_at_once_both_get_a_verdict_and_a_version(place: Place) -> None:
     ingest_months(place, JANUARY, FEBRUARY)
 
-    both = together(*(start(children.train_all, place, through=FEBRUARY, run=name) for name in ("t1", "t2")))
+    names = ("t1", "t2")
 
-    assert all(one.succeeded for one in both), [one.message for one in both]
-    versions = {
-        soundness.assert_registered_once(place, soundness.assert_trained_once(place, name)) for name in ("t1", "t2")
-    }
-    assert versions == {one.result for one in both} == {"1", "2"}
+    for one in together(*(start(children.train_all, place, through=FEBRUARY, run=name) for name in names)):
+        assert one.succeeded or one.transient, f"{one.error}: {one.message}"
+    again = [run(children.train_all, place, through=FEBRUARY, run=name) for name in names]
+
+    versions = [soundness.assert_registered_once(place, soundness.assert_trained_once(place, name)) for name in names]
+    assert versions == [one.result for one in again]
+    assert set(versions) == {"1", "2"}
     for kind in (Kind.DECLARATION, Kind.EVALUATION, Kind.GATE):
         assert len(soundness.records(place, kind)) == 2
     assert all(one["passed"] for one in soundness.records(place, Kind.GATE))

@@ -1,4 +1,4 @@
-"""A month the source spoiled: refused in words, nothing lost, and the same run goes through once the source is mended."""
+"""A month the source spoiled: refused in words, nothing lost, and the same run goes through once it is mended."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from support.tiny import JANUARY, USE_CASE, Place, ingest_month, write_month
 
 from mlops_provider.exceptions import SpecError
+from support.tiny import JANUARY, USE_CASE, Place, ingest_month, write_month
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ one undisturbed try leaves.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,9 @@ from support.tiny import (
     with_bad_rows,
     write_month,
 )
+
+MOMENTS = 5
+"""Times that a step is killed at whatever it is doing."""
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
@@ -59,28 +64,52 @@ def test_an_ingest_that_was_killed_everywhere_leaves_what_an_undisturbed_one_lea
     soundness.assert_nothing_broken(place)
 
 
+def killed_at_any_moment(step: Any, place: Place, rehearsal: dict[str, Any], **arguments: Any) -> Iterator[None]:
+    """Run a step a few times and kill it each time a little later in the time it needs; then run it to its end."""
+    usual = min(_seconds(step, place, **rehearsal) for _ in range(2))
+    for moment in range(MOMENTS):
+        child = start(step, place, **arguments)
+        child.begin()
+        time.sleep(usual * (moment + 0.5) / MOMENTS)
+        child.kill()
+        child.end()
+        yield
+    assert run(step, place, **arguments).succeeded
+    yield
+
+
+def _seconds(step: Any, place: Place, **arguments: Any) -> float:
+    began = time.monotonic()
+    assert run(step, place, **arguments).succeeded
+    return time.monotonic() - began
+
+
 def test_a_landing_that_is_killed_at_any_moment_leaves_a_whole_table(place: Place) -> None:
     ingest_months(place, JANUARY)
     write_month(place.source, FEBRUARY, trips(FEBRUARY, rows=20_000))
     before = soundness.contents(place)
-    assert run(children.land, place, month=JANUARY, run="again").succeeded
-    began = time.monotonic()
-    assert run(children.land, place, month=JANUARY, run="again").succeeded
-    usual = time.monotonic() - began
 
-    for moment in range(6):
-        child = start(children.land, place, month=FEBRUARY, run="r")
-        child.begin()
-        time.sleep(usual * (moment + 1) / 6)
-        child.kill()
-        child.end()
-        left = soundness.contents(place)
-        assert left.items() >= before.items()
+    rehearsal = {"month": JANUARY, "run": "rehearsal"}
+    for _ in killed_at_any_moment(children.land, place, rehearsal, month=FEBRUARY, run="r"):
+        assert soundness.contents(place).items() >= before.items()
         assert len(place.stores().tables.read(place.table(Table.RAW))) in (600, 20_600)
 
-    assert run(children.land, place, month=FEBRUARY, run="r").succeeded
     assert soundness.replacements(place, Table.RAW, FEBRUARY) == 1
     assert len(soundness.records(place, Kind.LANDING, "r")) == 1
+    soundness.assert_nothing_broken(place)
+
+
+@pytest.mark.usefixtures("with_mlflow")
+def test_a_training_that_is_killed_at_any_moment_leaves_one_run_with_one_model(place: Place) -> None:
+    ingest_months(place, JANUARY, FEBRUARY)
+    about, rehearsal = ({"through": FEBRUARY, "run": name} for name in ("t", "rehearsal"))
+    for one in (about, rehearsal):
+        one["declaration"] = run(children.declare_gate, place, **one).result
+
+    for _ in killed_at_any_moment(children.train_model, place, rehearsal, **about):
+        assert len(soundness.mlflow_runs(place, "t")) <= 1
+
+    soundness.assert_trained_once(place, "t")
     soundness.assert_nothing_broken(place)
 
 

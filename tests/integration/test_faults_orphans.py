@@ -35,7 +35,7 @@ from support.tiny import (
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
-ROUNDS = 3
+ROUNDS = 2
 """Times that two tries run side by side."""
 
 Subject = tuple[Place, dict[str, Any]]

@@ -1,4 +1,4 @@
-"""A store that cannot be reached or is full: a transient error in words, nothing half-written, and a retry goes through."""
+"""A store that is away or full: a transient error in words, nothing half-written, and a retry goes through."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
 import pytest
+
+from mlops_provider.core.names import Kind, Table
+from mlops_provider.core.references import TableRef
+from mlops_provider.exceptions import StoreUnavailableError
+from mlops_provider.steps import deploy, ingest, train
+from mlops_provider.stores import database
+from mlops_provider.targets import Server
 from support import children, soundness
 from support.children import run
 from support.stack import free_port
@@ -27,13 +33,6 @@ from support.tiny import (
     trips,
     write_month,
 )
-
-from mlops_provider.core.names import Kind, Table
-from mlops_provider.core.references import TableRef
-from mlops_provider.exceptions import StoreUnavailableError
-from mlops_provider.steps import deploy, ingest, train
-from mlops_provider.stores import database
-from mlops_provider.targets import Server
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Literal
 
 from mlflow import MlflowClient
@@ -305,7 +306,7 @@ def together(*children: Child) -> Sequence[Child]:
 
 
 def _ensure_forkserver() -> None:
-    multiprocessing.set_forkserver_preload([__name__])
+    multiprocessing.set_forkserver_preload(["support.warm"])
     # Python 3.11 does not tell the server where to look for what it is to import.
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
@@ -318,8 +319,7 @@ def _ensure_forkserver() -> None:
 
 
 def _state(pid: int) -> str:
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0]
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def _child(connection: Connection, step: str, place: Place, halt: Halt | None, arguments: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from deltalake import DeltaTable
@@ -31,7 +32,7 @@ def assert_nothing_broken(place: Place) -> None:
             frame = stores.tables.read(TableRef(uri, version))
             assert table in _MAY_REPEAT or not frame.duplicated(KEYS).any(), f"{table} {version} holds a key twice"
         for partition, contents in _replacements(uri).items():
-            twice = [one for one, following in zip(contents, contents[1:], strict=False) if one == following]
+            twice = [one for one, following in pairwise(contents) if one == following]
             assert not twice, f"{partition} of {table} was replaced by what it held"
 
 

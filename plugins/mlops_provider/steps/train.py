@@ -116,6 +116,7 @@ def train_model(
     )
     if stores.ledger.find(Kind.TRAINING, run_id):
         log.info("Run %s has its model already", run_id)
+        stores.registry.finish(run_id)  # the try that recorded it may have been killed before it could
         return run_id
 
     known = examples(spec, training_rows(spec, stores, declared))

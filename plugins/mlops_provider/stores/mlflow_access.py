@@ -15,12 +15,14 @@ import sqlalchemy as sa
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import ArgumentError
 
-from mlops_provider.exceptions import ConfigurationError, PermanentError, StoreUnavailableError
+from mlops_provider.exceptions import ConcurrentWriteError, ConfigurationError, PermanentError, StoreUnavailableError
 
 _SECONDS = 5.0
 """Longest wait for a sign of life."""
 
 _DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
+_OVERTAKEN = ("IntegrityError", "UniqueViolation")
+"""What the database behind MLflow says, through MLflow, to the second of two that write one row at the same moment."""
 _AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED", "IO_ERROR")
 
 
@@ -80,6 +82,7 @@ def explained(address: str) -> Iterator[None]:
     Say what an MLflow error means.
 
     :raises StoreUnavailableError: MLflow or its artifact store is away, busy or full. Retried.
+    :raises ConcurrentWriteError: Somebody else wrote the same at the same moment. Retried.
     :raises ConfigurationError: Credentials are missing or wrong. Not retried.
     :raises PermanentError: It refuses the request itself. Not retried.
     """
@@ -94,6 +97,10 @@ def explained(address: str) -> Iterator[None]:
             ) from error
         if error.error_code in _AWAY:
             raise _unavailable(address, said) from error
+        if any(words in said for words in _OVERTAKEN):
+            raise ConcurrentWriteError(
+                f"MLflow at {shown(address)}: another try or run wrote the same at the same moment. Let the task retry."
+            ) from error
         raise PermanentError(f"MLflow at {shown(address)} refuses: {said}") from error
     except (OSError, sa.exc.OperationalError) as error:
         raise _unavailable(address, " ".join(str(error).split())[:300]) from error
