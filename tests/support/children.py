@@ -29,8 +29,9 @@ from mlflow import MlflowClient
 
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import TransientError
-from mlops_provider.serving.process import serve
-from mlops_provider.steps import deploy, gate, ingest, train
+from mlops_provider.serving import process as server_process
+from mlops_provider.serving.follower import Follower
+from mlops_provider.steps import deploy, gate, ingest, train, verification
 from mlops_provider.stores import delta
 from mlops_provider.stores.ledger import Ledger
 from mlops_provider.stores.reports import Reports
@@ -145,8 +146,10 @@ def on_a_small_disk(place: Place, step: str, largest: int, about: Mapping[str, A
 
 
 def serve_model(place: Place, port: int) -> None:
+    """Serve until killed, following the ledger closely."""
     stores = place.stores()
-    serve(
+    server_process.Follower = functools.partial(Follower, poll_seconds=0.05)  # type: ignore[misc, assignment]
+    server_process.serve(
         [MODEL],
         host="127.0.0.1",
         port=port,
@@ -327,6 +330,7 @@ def _child(connection: Connection, step: str, place: Place, halt: Halt | None, a
     os.dup2(log, 1)
     os.dup2(log, 2)
     act = getattr(importlib.import_module(__name__), step)
+    verification.PAUSE_SECONDS = 0.02  # a rollout waits for its server, which is as quick here
     with _points(connection, halt):
         connection.send(("ready", None))
         connection.recv()

@@ -80,6 +80,13 @@ class RunningStack:
         wait_until(ended, f"{dag_id} {run_id} to end", timeout)
         return str(found["state"])
 
+    def ingested(self, month: str) -> None:
+        """Make sure that a month's features are there."""
+        found = [run for run in self.runs("flight_delays_ingest") if run["partition_key"] == month]
+        if not any(run["state"] == "success" for run in found):
+            self.start("flight_delays_ingest", f"needed-{month}", partition_key=month)
+            assert self.finished("flight_delays_ingest", f"needed-{month}") == "success"
+
     def log(self, dag_id: str, run_id: str, task_id: str, attempt: int = 1) -> str:
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}"
         return json.dumps(self.api.get(path).raise_for_status().json())
