@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from pydantic import Field, PrivateAttr
 
 from mlops_provider import use_case
 from mlops_provider.checked_yaml import Document, Problem
+from mlops_provider.core import partitions
 from mlops_provider.core.drift import DriftPolicy
 from mlops_provider.core.evidence import canonical
 from mlops_provider.core.gates import GatePolicy
@@ -133,6 +135,10 @@ class ModelSpec(Declared):
     def code_digest(self) -> str:
         """SHA-256, in hex, of the use case's Python and YAML files as they are now."""
         return use_case.code_digest(self.folder)
+
+    def labels_known_at(self, partition: str) -> datetime:
+        """When all labels of a partition are known: the data time of what is decided about it."""
+        return partitions.labels_known_at(partition, self.label_lag_days)
 
     def function(self, name: FunctionName) -> Callable[..., Any]:
         """

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support import children
+from support import children, tasks
 from support.stack import free_port
 from support.tiny import MODEL, Place
 
@@ -50,7 +50,7 @@ def with_mlflow(place: Place, empty_mlflow: Path) -> None:
 def server(place: Place, with_mlflow: None) -> Iterator[str]:
     """Address of a model server that follows the place's ledger."""
     port = int(free_port())
-    process, address = children.start(children.serve_model, place, port=port), f"http://127.0.0.1:{port}"
+    process, address = children.start(tasks.serve_model, place, port=port), f"http://127.0.0.1:{port}"
     process.begin()
     deadline = time.monotonic() + 60
     while True:

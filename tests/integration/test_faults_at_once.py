@@ -6,7 +6,7 @@ import pytest
 
 from mlops_provider.core.names import Kind, Table
 from mlops_provider.core.references import TableRef
-from support import children, soundness
+from support import soundness, tasks
 from support.children import run, start, together
 from support.tiny import (
     ANY_MODEL_PASSES,
@@ -22,18 +22,16 @@ from support.tiny import (
     write_month,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-
 
 def test_two_runs_that_ingest_one_month_at_once_write_it_once(place: Place) -> None:
     write_month(place.source, JANUARY, with_bad_rows(trips(JANUARY)))
 
-    runs = together(*(start(children.ingest_all, place, month=JANUARY, run=name) for name in ("r1", "r2")))
+    runs = together(*(start(tasks.ingest_all, place, month=JANUARY, run=name) for name in ("r1", "r2")))
 
     for one in runs:
         assert one.succeeded or one.transient or one.error == "NothingToDo", one.message
     for name in ("r1", "r2"):
-        again = run(children.ingest_all, place, month=JANUARY, run=name)
+        again = run(tasks.ingest_all, place, month=JANUARY, run=name)
         assert again.succeeded or again.error == "NothingToDo", again.message
     for table in (Table.RAW, Table.QUARANTINE, Table.CLEAN, Table.FEATURES):
         assert soundness.replacements(place, table, JANUARY) == 1
@@ -45,7 +43,7 @@ def test_months_that_are_ingested_at_once_do_not_disturb_each_other(place: Place
     for month in months:
         write_month(place.source, month)
 
-    runs = together(*(start(children.ingest_all, place, month=month, run=month) for month in months))
+    runs = together(*(start(tasks.ingest_all, place, month=month, run=month) for month in months))
 
     for month, one in zip(months, runs, strict=True):
         assert one.succeeded, one.message
@@ -60,9 +58,9 @@ def test_two_trainings_at_once_both_get_a_verdict_and_a_version(place: Place) ->
 
     names = ("t1", "t2")
 
-    for one in together(*(start(children.train_all, place, through=FEBRUARY, run=name) for name in names)):
+    for one in together(*(start(tasks.train_all, place, through=FEBRUARY, run=name) for name in names)):
         assert one.succeeded or one.transient, f"{one.error}: {one.message}"
-    again = [run(children.train_all, place, through=FEBRUARY, run=name) for name in names]
+    again = [run(tasks.train_all, place, through=FEBRUARY, run=name) for name in names]
 
     versions = [soundness.assert_registered_once(place, soundness.assert_trained_once(place, name)) for name in names]
     assert versions == [one.result for one in again]
@@ -78,18 +76,18 @@ def test_of_two_rollouts_at_once_one_serves_and_the_other_is_told_to_train_again
     versions = [register_candidate(place, FEBRUARY, f"t{number}") for number in (1, 2)]
 
     both = together(
-        *(start(children.roll_out, place, version=version, url=server, run=f"d{version}") for version in versions)
+        *(start(tasks.roll_out, place, version=version, url=server, run=f"d{version}") for version in versions)
     )
 
     (winner,) = [version for version, one in zip(versions, both, strict=True) if one.succeeded]
     (loser,) = set(versions) - {winner}
     lost = both[versions.index(loser)]
     assert lost.transient or lost.error == "RolloutRefusedError", lost.message
-    retried = run(children.roll_out, place, version=loser, url=server, run=f"d{loser}")
+    retried = run(tasks.roll_out, place, version=loser, url=server, run=f"d{loser}")
     assert retried.error == "RolloutRefusedError"
     assert f"but version {winner} serves now. Train again" in retried.message
     assert [one["version"] for one in soundness.records(place, Kind.PROMOTION)] == [winner]
-    assert place.stores().ledger.traffic(MODEL).split == {winner: 100}
+    assert soundness.records(place, Kind.TRAFFIC)[-1]["split"] == {winner: 100}
     assert place.stores().registry.aliases(MODEL)["champion"] == winner
     soundness.assert_nothing_broken(place)
 
@@ -99,15 +97,15 @@ def test_two_rollbacks_at_once_go_back_once(place: Place, server: str) -> None:
     ingest_months(place, JANUARY, FEBRUARY)
     for version in ("1", "2"):
         assert register_candidate(place, FEBRUARY, f"t{version}") == version
-        assert run(children.roll_out, place, version=version, url=server, run=f"d{version}").succeeded
+        assert run(tasks.roll_out, place, version=version, url=server, run=f"d{version}").succeeded
 
-    both = together(*(start(children.rollback_model, place, url=server, run=name) for name in ("b1", "b2")))
+    both = together(*(start(tasks.rollback_model, place, url=server, run=name) for name in ("b1", "b2")))
 
     assert any(one.succeeded for one in both), [one.message for one in both]
     for one in both:
         assert one.succeeded or one.transient or "Nothing to roll back to" in one.message, one.message
-    traffic = place.stores().ledger.traffic(MODEL)
-    assert (traffic.split, traffic.settled) == ({"1": 100}, True)
+    newest = soundness.records(place, Kind.TRAFFIC)[-1]
+    assert (newest["split"], newest["settled"]) == ({"1": 100}, True)
     assert [one["refused"] for one in soundness.records(place, Kind.ROLLBACK)] == [["2"]]
     assert place.stores().registry.aliases(MODEL)["champion"] == "1"
     soundness.assert_nothing_broken(place)

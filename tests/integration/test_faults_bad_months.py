@@ -151,7 +151,7 @@ def test_a_month_of_another_type_does_not_touch_the_months_before(place: Place) 
 @pytest.mark.parametrize("key", [None, "", "2013-13", "2013-01-05", "January"])
 def test_a_run_without_a_month_says_how_to_start_it(place: Place, key: str | None) -> None:
     with pytest.raises(MissingPartitionError, match="trigger .* such as 2013-01"):
-        ingest.land(place.spec(), place.stores(), key, origin=origin("land_data"))  # type: ignore[arg-type]
+        ingest.land(place.spec(), place.stores(), key, origin=origin("land_data"))
 
     assert not Path(place.folder, "tables").exists()
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mlops_provider.core.names import Kind, Table
-from support import children, soundness
+from support import soundness, tasks
 from support.children import killed_everywhere, run, start
 from support.tiny import (
     ANY_MODEL_PASSES,
@@ -33,8 +33,6 @@ from support.tiny import (
 MOMENTS = 5
 """Times that a step is killed at whatever it is doing."""
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-
 
 @pytest.mark.parametrize("first", [True, False], ids=["the first month", "a later month"])
 def test_an_ingest_that_was_killed_everywhere_leaves_what_an_undisturbed_one_leaves(
@@ -45,9 +43,9 @@ def test_an_ingest_that_was_killed_everywhere_leaves_what_an_undisturbed_one_lea
             ingest_months(one, JANUARY)
         write_month(one.source, FEBRUARY, with_bad_rows(trips(FEBRUARY)))
 
-    landing, landed = killed_everywhere(children.land, place, month=FEBRUARY, run="r")
-    checking, clean = killed_everywhere(children.validate, place, month=FEBRUARY, run="r", landed=landed.result)
-    building, built = killed_everywhere(children.build_features, place, month=FEBRUARY, run="r", clean=clean.result)
+    landing, landed = killed_everywhere(tasks.land, place, month=FEBRUARY, run="r")
+    checking, clean = killed_everywhere(tasks.validate, place, month=FEBRUARY, run="r", landed=landed.result)
+    building, built = killed_everywhere(tasks.build_features, place, month=FEBRUARY, run="r", clean=clean.result)
 
     assert {"committed raw #1", "_append landing #1"} <= set(landing)
     assert {"write #1", "committed quarantine #1", "committed clean #1", "_append validation #1"} <= set(checking)
@@ -90,7 +88,7 @@ def test_a_landing_that_is_killed_at_any_moment_leaves_a_whole_table(place: Plac
     before = soundness.contents(place)
 
     rehearsal = {"month": JANUARY, "run": "rehearsal"}
-    for _ in killed_at_any_moment(children.land, place, rehearsal, month=FEBRUARY, run="r"):
+    for _ in killed_at_any_moment(tasks.land, place, rehearsal, month=FEBRUARY, run="r"):
         assert soundness.contents(place).items() >= before.items()
         assert len(place.stores().tables.read(place.table(Table.RAW))) in (600, 20_600)
 
@@ -104,9 +102,9 @@ def test_a_training_that_is_killed_at_any_moment_leaves_one_run_with_one_model(p
     ingest_months(place, JANUARY, FEBRUARY)
     about, rehearsal = ({"through": FEBRUARY, "run": name} for name in ("t", "rehearsal"))
     for one in (about, rehearsal):
-        one["declaration"] = run(children.declare_gate, place, **one).result
+        one["declaration"] = run(tasks.declare_gate, place, **one).result
 
-    for _ in killed_at_any_moment(children.train_model, place, rehearsal, **about):
+    for _ in killed_at_any_moment(tasks.train_model, place, rehearsal, **about):
         assert len(soundness.mlflow_runs(place, "t")) <= 1
 
     soundness.assert_trained_once(place, "t")
@@ -118,16 +116,16 @@ def test_a_training_that_was_killed_everywhere_leaves_one_run_one_model_and_one_
     ingest_months(place, JANUARY, FEBRUARY)
     through, run_name = FEBRUARY, "t"
 
-    declaring, declared = killed_everywhere(children.declare_gate, place, through=through, run=run_name)
+    declaring, declared = killed_everywhere(tasks.declare_gate, place, through=through, run=run_name)
     about = {"declaration": declared.result}
-    training, trained = killed_everywhere(children.train_model, place, through=through, run=run_name, **about)
+    training, trained = killed_everywhere(tasks.train_model, place, through=through, run=run_name, **about)
     about["run_id"] = trained.result
-    judging, judged = killed_everywhere(children.evaluate_model, place, through=through, run=run_name, **about)
+    judging, judged = killed_everywhere(tasks.evaluate_model, place, through=through, run=run_name, **about)
     _, decided = killed_everywhere(
-        children.decide_gate, place, run=run_name, evaluation=judged.result, declaration=declared.result
+        tasks.decide_gate, place, run=run_name, evaluation=judged.result, declaration=declared.result
     )
     registering, registered = killed_everywhere(
-        children.register_model, place, run=run_name, run_id=trained.result, verdict=decided.result
+        tasks.register_model, place, run=run_name, run_id=trained.result, verdict=decided.result
     )
 
     assert {"committed outcomes #1", "_append declaration #1"} <= set(declaring)
@@ -151,13 +149,13 @@ def test_a_rollout_that_was_killed_everywhere_moves_traffic_once_through_each_st
     for version in ("1", "2"):
         assert register_candidate(place, FEBRUARY, f"t{version}") == version
         about = {"version": version, "url": server, "run": f"d{version}"}
-        _, checked = killed_everywhere(children.check_serving, place, **about)
-        moving, moved = killed_everywhere(children.deploy_model, place, **about)
+        _, checked = killed_everywhere(tasks.check_serving, place, **about)
+        moving, moved = killed_everywhere(tasks.deploy_model, place, **about)
         assert checked.succeeded, checked.message
         assert moved.succeeded, moved.message
         assert moving
 
-    going_back, back = killed_everywhere(children.rollback_model, place, url=server, run="back")
+    going_back, back = killed_everywhere(tasks.rollback_model, place, url=server, run="back")
 
     assert back.succeeded, back.message
     assert {"_append rollback #1", "_append traffic #1"} <= set(going_back)

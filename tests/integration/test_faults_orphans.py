@@ -15,7 +15,7 @@ import pytest
 
 from mlops_provider.core.names import Kind, Table
 from mlops_provider.steps import ingest, train
-from support import children, soundness
+from support import soundness, tasks
 from support.children import Child, overtaken, run, side_by_side
 from support.tiny import (
     ANY_MODEL_PASSES,
@@ -32,8 +32,6 @@ from support.tiny import (
     with_bad_rows,
     write_month,
 )
-
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 ROUNDS = 2
 """Times that two tries run side by side."""
@@ -102,9 +100,9 @@ def validated(place: Place) -> Iterator[Subject]:
 @pytest.mark.parametrize(
     ("step", "subjects", "table", "kind"),
     [
-        (children.land, not_landed, Table.RAW, Kind.LANDING),
-        (children.validate, landed, Table.CLEAN, Kind.VALIDATION),
-        (children.build_features, validated, Table.FEATURES, Kind.FEATURES),
+        (tasks.land, not_landed, Table.RAW, Kind.LANDING),
+        (tasks.validate, landed, Table.CLEAN, Kind.VALIDATION),
+        (tasks.build_features, validated, Table.FEATURES, Kind.FEATURES),
     ],
     ids=["landing", "validation", "features"],
 )
@@ -143,7 +141,7 @@ def judged(place: Place) -> Iterator[Subject]:
 def test_two_tries_of_a_training_at_once_leave_one_run_with_one_model(place: Place, tried: Any) -> None:
     ingest_months(place, JANUARY, FEBRUARY)
 
-    for (_, about), run_id in tried(children.train_model, declared(place)):
+    for (_, about), run_id in tried(tasks.train_model, declared(place)):
         assert soundness.assert_trained_once(place, about["run"]) == run_id
 
     soundness.assert_nothing_broken(place)
@@ -154,7 +152,7 @@ def test_two_tries_of_a_training_at_once_leave_one_run_with_one_model(place: Pla
 def test_two_tries_of_a_registration_at_once_leave_one_version(place: Place, tried: Any) -> None:
     ingest_months(place, JANUARY, FEBRUARY)
 
-    for (_, about), version in tried(children.register_model, judged(place)):
+    for (_, about), version in tried(tasks.register_model, judged(place)):
         assert soundness.assert_registered_once(place, about["run_id"]) == version
 
     soundness.assert_nothing_broken(place)
@@ -165,11 +163,11 @@ def test_two_tries_of_each_decision_at_once_leave_one_record(place: Place) -> No
     ingest_months(place, JANUARY, FEBRUARY)
     about: dict[str, Any] = {"run": "t", "through": FEBRUARY}
 
-    about["declaration"] = agreed(side_by_side(children.declare_gate, place, **about))
-    trained = run(children.train_model, place, **about)
-    evaluation = agreed(side_by_side(children.evaluate_model, place, **about, run_id=trained.result))
+    about["declaration"] = agreed(side_by_side(tasks.declare_gate, place, **about))
+    trained = run(tasks.train_model, place, **about)
+    evaluation = agreed(side_by_side(tasks.evaluate_model, place, **about, run_id=trained.result))
     verdict = agreed(
-        side_by_side(children.decide_gate, place, run="t", evaluation=evaluation, declaration=about["declaration"])
+        side_by_side(tasks.decide_gate, place, run="t", evaluation=evaluation, declaration=about["declaration"])
     )
 
     ledger = place.stores().ledger
@@ -195,7 +193,7 @@ def test_two_tries_of_a_rollout_at_once_settle_it_once(place: Place, server: str
     place = place.declared(gate=ANY_MODEL_PASSES)
     ingest_months(place, JANUARY, FEBRUARY)
 
-    for (_, about), traffic in tried(children.deploy_model, registered(place, server)):
+    for (_, about), traffic in tried(tasks.deploy_model, registered(place, server)):
         version = about["version"]
         assert (traffic["split"], traffic["settled"]) == ({version: 100}, True)
         steps = [dict(one["split"]) for one in soundness.records(place, Kind.TRAFFIC) if version in one["split"]]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from mlops_provider.exceptions import StoreUnavailableError
 from mlops_provider.steps import deploy, ingest, train
 from mlops_provider.stores import database
 from mlops_provider.targets import Server
-from support import children, soundness
+from support import soundness, tasks
 from support.children import run
 from support.stack import free_port
 from support.tiny import (
@@ -33,8 +34,6 @@ from support.tiny import (
     trips,
     write_month,
 )
-
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 
 def nobody() -> str:
@@ -51,7 +50,7 @@ def test_a_training_waits_for_mlflow_and_then_goes_through(place: Place) -> None
     spec, address = place.spec(), f"http://{nobody()}"
     away, stores = replace(place, registry_uri=address).stores(), place.stores()
     declaration = train.declare_gate(spec, stores, FEBRUARY, origin=origin("declare_gate", "t"))
-    fitting = {"parameters": {}, "declaration": declaration, "origin": origin("train_model", "t")}
+    fitting: dict[str, Any] = {"parameters": {}, "declaration": declaration, "origin": origin("train_model", "t")}
 
     with pytest.raises(StoreUnavailableError, match=f"MLflow at {address} cannot be used.* Check that the server runs"):
         train.train_model(spec, away, FEBRUARY, **fitting)
@@ -75,16 +74,16 @@ def test_a_training_waits_for_mlflow_and_then_goes_through(place: Place) -> None
 @pytest.mark.usefixtures("with_mlflow")
 def test_a_training_whose_disk_is_full_goes_through_once_there_is_room(place: Place) -> None:
     ingest_months(place, JANUARY, FEBRUARY)
-    declaration = run(children.declare_gate, place, through=FEBRUARY, run="t").result
+    declaration = run(tasks.declare_gate, place, through=FEBRUARY, run="t").result
     about = {"through": FEBRUARY, "run": "t", "declaration": declaration}
 
     # Large enough for the ledger, too small for the model's files or MLflow's database.
-    full = run(children.on_a_small_disk, place, step="train_model", largest=200_000, about=about)
+    full = run(tasks.on_a_small_disk, place, step="train_model", largest=200_000, about=about)
 
     assert full.error == "StoreUnavailableError", full.message
     assert "have space" in full.message
     assert soundness.records(place, Kind.TRAINING) == []
-    assert run(children.train_model, place, **about).succeeded
+    assert run(tasks.train_model, place, **about).succeeded
     soundness.assert_trained_once(place, "t")
     soundness.assert_nothing_broken(place)
 
@@ -152,7 +151,7 @@ def test_a_landing_whose_disk_is_full_shows_nothing_of_the_month(place: Place) -
     write_month(place.source, FEBRUARY, trips(FEBRUARY, rows=30_000))
     about = {"month": FEBRUARY, "run": "r"}
 
-    full = run(children.on_a_small_disk, place, step="land", largest=200_000, about=about)
+    full = run(tasks.on_a_small_disk, place, step="land", largest=200_000, about=about)
 
     assert full.error == "StoreUnavailableError", full.message
     assert full.message.startswith(f"Disk full while writing {place.table(Table.RAW)}.")
@@ -160,7 +159,7 @@ def test_a_landing_whose_disk_is_full_shows_nothing_of_the_month(place: Place) -
     assert soundness.contents(place) == contents
     assert soundness.versions(place) == versions
     assert soundness.records(place, Kind.LANDING, "r") == []
-    assert run(children.land, place, **about).succeeded
+    assert run(tasks.land, place, **about).succeeded
     assert soundness.replacements(place, Table.RAW, FEBRUARY) == 1
     soundness.assert_nothing_broken(place)
 

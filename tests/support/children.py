@@ -8,17 +8,14 @@ from a process that has imported the libraries and used none, as Airflow's own w
 from __future__ import annotations
 
 import functools
-import importlib
 import multiprocessing
 import os
-import resource
 import signal
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -27,17 +24,14 @@ from typing import Any, Literal
 
 from mlflow import MlflowClient
 
-from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import TransientError
-from mlops_provider.serving import process as server_process
-from mlops_provider.serving.follower import Follower
-from mlops_provider.steps import deploy, gate, ingest, train, verification
+from mlops_provider.steps import verification
 from mlops_provider.stores import delta
 from mlops_provider.stores.ledger import Ledger
 from mlops_provider.stores.reports import Reports
 from mlops_provider.stores.tables import Tables
-from mlops_provider.targets import Server
-from support.tiny import MODEL, Place, ingest_month, origin, register_candidate
+from support import tasks
+from support.tiny import Place
 
 _PATIENCE = 120
 """Longest wait for a child, in seconds."""
@@ -63,122 +57,17 @@ _MLFLOW_CHANGES = (
 )
 
 
-def land(place: Place, month: str, run: str) -> Any:
-    return ingest.land(place.spec(), place.stores(), month, origin=origin("land_data", run)).as_json()
-
-
-def validate(place: Place, month: str, run: str, landed: Mapping[str, Any]) -> Any:
-    table = TableRef.from_json(landed)
-    return ingest.validate(place.spec(), place.stores(), month, table, origin=origin("validate_data", run)).as_json()
-
-
-def build_features(place: Place, month: str, run: str, clean: Mapping[str, Any]) -> Any:
-    table = TableRef.from_json(clean)
-    built = ingest.build_features(place.spec(), place.stores(), month, table, origin=origin("build_features", run))
-    return built.as_json()
-
-
-def declare_gate(place: Place, through: str, run: str) -> Any:
-    return train.declare_gate(place.spec(), place.stores(), through, origin=origin("declare_gate", run))
-
-
-def train_model(place: Place, through: str, run: str, declaration: str) -> Any:
-    parameters = {"max_leaf_nodes": 9}
-    task = origin("train_model", run)
-    return train.train_model(
-        place.spec(), place.stores(), through, parameters=parameters, declaration=declaration, origin=task
-    )
-
-
-def evaluate_model(place: Place, through: str, run: str, run_id: str, declaration: str) -> Any:
-    task = origin("evaluate_model", run)
-    return train.evaluate_model(
-        place.spec(), place.stores(), through, run_id=run_id, declaration=declaration, origin=task
-    )
-
-
-def decide_gate(place: Place, run: str, evaluation: str, declaration: str) -> Any:
-    task = origin("decide_gate", run)
-    return gate.decide_gate(place.stores(), evaluation=evaluation, declaration=declaration, origin=task)[0]
-
-
-def register_model(place: Place, run: str, run_id: str, verdict: str) -> Any:
-    task = origin("register_model", run)
-    return train.register_model(place.spec(), place.stores(), run_id=run_id, verdict=verdict, origin=task)
-
-
-def check_serving(place: Place, version: str, url: str, run: str) -> Any:
-    stores = place.stores()
-    target = Server(url, model=MODEL, ledger=stores.ledger)
-    return deploy.check_serving(place.spec(), stores, version, target=target, origin=origin("check_serving", run))
-
-
-def deploy_model(place: Place, version: str, url: str, run: str) -> Any:
-    stores = place.stores()
-    target = Server(url, model=MODEL, ledger=stores.ledger)
-    return deploy.deploy(place.spec(), stores, version, target=target, origin=origin("deploy_model", run)).as_json()
-
-
-def rollback_model(place: Place, url: str, run: str) -> Any:
-    stores = place.stores()
-    target = Server(url, model=MODEL, ledger=stores.ledger)
-    task = origin("rollback_model", run)
-    return deploy.rollback(MODEL, stores, reason="it was late", target=target, origin=task).as_json()
-
-
-def ingest_all(place: Place, month: str, run: str) -> Any:
-    return ingest_month(place, month, run).as_json()
-
-
-def train_all(place: Place, through: str, run: str) -> Any:
-    return register_candidate(place, through, run)
-
-
-def roll_out(place: Place, version: str, url: str, run: str) -> Any:
-    check_serving(place, version, url, run)
-    return deploy_model(place, version, url, run)
-
-
-def on_a_small_disk(place: Place, step: str, largest: int, about: Mapping[str, Any]) -> Any:
-    """Run a step whose files the system stops at *largest* bytes, as a full disk does."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-    return globals()[step](place, **about)
-
-
-def serve_model(place: Place, port: int) -> None:
-    """Serve until killed, following the ledger closely."""
-    stores = place.stores()
-    server_process.Follower = functools.partial(Follower, poll_seconds=0.05)  # type: ignore[misc, assignment]
-    server_process.serve(
-        [MODEL],
-        host="127.0.0.1",
-        port=port,
-        ledger_url=stores.ledger.url,
-        registry_uri=stores.registry.tracking_uri,
-        spool_dir=place.folder / "spool",
-        name="server",
-        advertised_url="",
-        workers=1,
-        threads=1,
-    )
-
-
 @dataclass(frozen=True)
 class Halt:
     """
     Where a child stops.
 
     :param how: "kill" ends it as `kill -9` does; "stop" suspends it until :meth:`Child.go_on`.
-    :param at: The point; by default the first one that is not among *passed*.
-    :param passed: Points to go past.
+    :param passed: Points to go past; it stops at the first other one, and only there.
     """
 
     how: Literal["kill", "stop"]
-    at: str | None = None
-    passed: frozenset[str] = frozenset()
-
-    def is_at(self, point: str) -> bool:
-        return point == self.at if self.at else point not in self.passed
+    passed: frozenset[str]
 
 
 @dataclass
@@ -289,8 +178,10 @@ def overtaken(step: Callable[..., Any], place: Place, passed: Sequence[str], /, 
     first.begin()
     if first.halted() is None:
         return [first.end()]
-    second = run(step, place, **arguments)
-    first.go_on()
+    try:
+        second = run(step, place, **arguments)
+    finally:
+        first.go_on()
     return [first.end(), second]
 
 
@@ -322,6 +213,7 @@ def _ensure_forkserver() -> None:
 
 
 def _state(pid: int) -> str:
+    """What Linux says a process does: "T" is suspended."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
@@ -329,21 +221,20 @@ def _child(connection: Connection, step: str, place: Place, halt: Halt | None, a
     log = os.open(place.folder / "children.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    act = getattr(importlib.import_module(__name__), step)
+    act = getattr(tasks, step)
     verification.PAUSE_SECONDS = 0.02  # a rollout waits for its server, which is as quick here
-    with _points(connection, halt):
-        connection.send(("ready", None))
-        connection.recv()
-        try:
-            connection.send(("result", act(place, **arguments)))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the test that started the child judges it
-            traceback.print_exc()
-            connection.send(("error", (type(error).__name__, str(error), isinstance(error, TransientError))))
+    _mark_points(connection, halt)
+    connection.send(("ready", None))
+    connection.recv()
+    try:
+        connection.send(("result", act(place, **arguments)))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the test that started the child judges it
+        traceback.print_exc()
+        connection.send(("error", (type(error).__name__, str(error), isinstance(error, TransientError))))
 
 
-@contextmanager
-def _points(connection: Connection, halt: Halt | None) -> Iterator[None]:
-    """Report each point, and halt at the one that is meant."""
+def _mark_points(connection: Connection, halt: Halt | None) -> None:
+    """From now on, report each point that is reached, and halt at the one that is meant."""
     reached: Counter[str] = Counter()
     depth, halted = 0, False
 
@@ -368,7 +259,7 @@ def _points(connection: Connection, halt: Halt | None) -> Iterator[None]:
 
     def reach(point: str) -> None:
         nonlocal halted
-        if halt is None or halted or not halt.is_at(point):
+        if halt is None or halted or point in halt.passed:
             connection.send(("passes", point))
             return
         halted = True
@@ -382,4 +273,3 @@ def _points(connection: Connection, halt: Halt | None) -> Iterator[None]:
     reports(Reports, "write")
     for change in _MLFLOW_CHANGES:
         reports(MlflowClient, change)
-    yield

@@ -87,6 +87,8 @@ def assert_trained_once(place: Place, run: str) -> str:
     client = _mlflow(place)
     (run_id,) = mlflow_runs(place, run)
     found = client.get_run(run_id)
+    assert found.inputs
+    assert found.outputs
     assert found.info.status == "FINISHED"
     model = _model(client, run_id)
     assert [output.model_id for output in found.outputs.model_outputs] == [model.model_id]

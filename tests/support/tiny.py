@@ -50,6 +50,10 @@ def write_month(folder: Path, month: str, frame: pd.DataFrame | None = None) -> 
     return file
 
 
+def _emptied(file: Path) -> None:
+    file.write_bytes(b"")
+
+
 def _truncated(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-200])
 
@@ -77,7 +81,7 @@ BAD_FRAMES: Mapping[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
 
 BAD_FILES: Mapping[str, Callable[[Path], None]] = {
     "missing file": Path.unlink,
-    "empty file": lambda file: file.write_bytes(b"") and None,
+    "empty file": _emptied,
     "truncated file": _truncated,
     "damaged file": _damaged,
     "another format": _not_packed,

@@ -37,7 +37,7 @@ class LabelsSensor(PartitionStepOperator):
 
     def step(self, context: Context, origin: Origin) -> None:
         key = partitions.check(self.partition)
-        due = partitions.labels_known_at(key, self.spec.label_lag_days)
+        due = self.spec.labels_known_at(key)
         table = self.stores.tables.uri(self.spec.name, names.Table.FEATURES)
         if datetime.now(UTC) >= due and key in self.stores.tables.partitions(table):
             self.log.info("Labels of %s were due on %s and its features exist.", key, due.date())

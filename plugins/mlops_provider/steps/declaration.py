@@ -12,7 +12,6 @@ from mlops_provider.core.names import Kind, Table
 from mlops_provider.core.payload import Payload
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import DataRejectedError, EvidenceError
-from mlops_provider.steps.learning import as_of
 from mlops_provider.steps.outcomes import ensure_outcomes
 from mlops_provider.steps.score import champion
 
@@ -81,7 +80,7 @@ def declare_gate(spec: ModelSpec, stores: Stores, through: str, *, origin: Origi
         ).as_json()
 
     record = stores.ledger.decide_once(
-        Kind.DECLARATION, spec.name, origin.key, declare, actor=origin.actor, as_of=as_of(spec, through)
+        Kind.DECLARATION, spec.name, origin.key, declare, actor=origin.actor, as_of=spec.labels_known_at(through)
     )
     return record.record_id
 

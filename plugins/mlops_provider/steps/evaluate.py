@@ -16,7 +16,7 @@ from mlops_provider.core.names import REPORT, Kind, Table, Task
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import NotApprovedError
 from mlops_provider.steps.declaration import Declaration, declared_for
-from mlops_provider.steps.learning import as_of, examples, threads, training_rows
+from mlops_provider.steps.learning import examples, threads, training_rows
 from mlops_provider.steps.outcomes import labelled_features
 from mlops_provider.steps.score import champion
 
@@ -50,7 +50,7 @@ def evaluate_model(
         origin.key,
         lambda: _evaluation(spec, stores, declared, trained, origin),
         actor=origin.actor,
-        as_of=as_of(spec, through),
+        as_of=spec.labels_known_at(through),
     )
     found = Evaluation.from_json(record.payload)
     candidate = found.of(CANDIDATE)

@@ -1,4 +1,4 @@
-"""What the training steps share: the rows to learn from, the threads to use, the data time."""
+"""What the training steps share: the rows to learn from, the threads to use."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ import numpy as np
 import pandas as pd
 
 from mlops_provider.adapters.training import Examples
-from mlops_provider.core import partitions
 from mlops_provider.steps.outcomes import labelled_features
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from mlops_provider.core.names import Task
     from mlops_provider.spec import ModelSpec
     from mlops_provider.steps.declaration import Declaration
@@ -36,8 +33,3 @@ def threads(spec: ModelSpec, task: Task) -> int:
     """Threads that ``model.yaml`` grants the task; one by default, as tasks run side by side."""
     granted = spec.resources.get(task)
     return (granted and granted.threads) or 1
-
-
-def as_of(spec: ModelSpec, partition: str) -> datetime:
-    """Data time of what is decided about a partition: when all its labels are known."""
-    return partitions.labels_known_at(partition, spec.label_lag_days)

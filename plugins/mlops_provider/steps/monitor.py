@@ -16,7 +16,7 @@ from mlops_provider.core.metrics import Interval
 from mlops_provider.core.names import REPORT, Environment, Kind, Table, Task
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import ConfigurationError, DataRejectedError, StoreUnavailableError
-from mlops_provider.steps.learning import as_of, threads
+from mlops_provider.steps.learning import threads
 from mlops_provider.steps.outcomes import record_outcomes
 from mlops_provider.steps.provenance import Provenance, provenance
 from mlops_provider.steps.retraining import decide_retrain
@@ -71,7 +71,7 @@ def measure_performance(spec: ModelSpec, stores: Stores, partition: str, *, orig
         origin.key,
         lambda: _performance(spec, stores, month),
         actor=origin.actor,
-        as_of=as_of(spec, month),
+        as_of=spec.labels_known_at(month),
     )
     return record.record_id
 
@@ -173,7 +173,7 @@ def detect_drift(
         origin.key,
         lambda: _drift(spec, stores, month, Path(folder) if folder else None, origin),
         actor=origin.actor,
-        as_of=as_of(spec, month),
+        as_of=spec.labels_known_at(month),
     )
     return record.record_id
 
@@ -205,7 +205,7 @@ def _drift(spec: ModelSpec, stores: Stores, month: str, workspace: Path | None, 
         categorical=categorical,
         predictions=(_gate_predictions(spec, stores, made), scored[scoring.PROBABILITY].to_numpy()),
         seed=spec.seed,
-        as_of=as_of(spec, month),
+        as_of=spec.labels_known_at(month),
         name=f"{month}, version {version}",
         title=f"{spec.name}: {month} against what version {version} was trained on, {_span(made.trained_on)}",
         labels={"partition": month, "version": version},

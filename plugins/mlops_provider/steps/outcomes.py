@@ -43,7 +43,7 @@ def record_outcomes(spec: ModelSpec, stores: Stores, partition: str, *, origin: 
         },
         key=f"{origin.key}:{written.content}",
         actor=origin.actor,
-        as_of=partitions.labels_known_at(month, spec.label_lag_days),
+        as_of=spec.labels_known_at(month),
     )
     return written.ref
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from mlops_provider.core import partitions, retrain
 from mlops_provider.core.metrics import Interval
 from mlops_provider.core.names import Kind, Table
-from mlops_provider.steps.learning import as_of
 from mlops_provider.steps.provenance import Provenance, provenance
 from mlops_provider.steps.score import champion
 
@@ -46,7 +45,7 @@ def decide_retrain(
             trained_through=made.trained_through if made else None,
             months_available=_months_available(spec, stores, month),
             last_retrain=_last_retrain(spec, stores),
-            as_of=as_of(spec, month),
+            as_of=spec.labels_known_at(month),
             partition=month,
             metric=spec.gate.primary,
         )
@@ -60,7 +59,7 @@ def decide_retrain(
         }
 
     record = stores.ledger.decide_once(
-        Kind.RETRAIN, spec.name, origin.key, decide, actor=origin.actor, as_of=as_of(spec, month)
+        Kind.RETRAIN, spec.name, origin.key, decide, actor=origin.actor, as_of=spec.labels_known_at(month)
     )
     return {name: record.payload[name] for name in ("retrain", "trigger", "reasons", "cause", "through")}
 
@@ -109,5 +108,5 @@ def _months_available(spec: ModelSpec, stores: Stores, month: str) -> int:
 def _last_retrain(spec: ModelSpec, stores: Stores) -> datetime | None:
     """Data time of the newest retraining that was decided."""
     decided = [record for record in stores.ledger.history(Kind.RETRAIN, spec.name) if record.payload["retrain"]]
-    times = [as_of(spec, record.payload["through"]) for record in decided]
+    times = [spec.labels_known_at(record.payload["through"]) for record in decided]
     return max(times, default=None)

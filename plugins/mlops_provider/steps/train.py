@@ -11,7 +11,7 @@ from mlops_provider.core.names import PARTITION, Alias, Kind, Table, Tag, Task
 from mlops_provider.exceptions import NotApprovedError
 from mlops_provider.steps.declaration import Declaration, declare_gate, declared_for
 from mlops_provider.steps.evaluate import evaluate_model
-from mlops_provider.steps.learning import as_of, examples, threads, training_rows
+from mlops_provider.steps.learning import examples, threads, training_rows
 
 if TYPE_CHECKING:
     from mlops_provider.core.origin import Origin
@@ -78,7 +78,7 @@ def search_parameters(
         }
 
     found = stores.ledger.decide_once(
-        Kind.SEARCH, spec.name, origin.key, search, actor=origin.actor, as_of=as_of(spec, through)
+        Kind.SEARCH, spec.name, origin.key, search, actor=origin.actor, as_of=spec.labels_known_at(through)
     )
     return dict(found.payload["params"])
 
@@ -160,7 +160,7 @@ def train_model(
         },
         key=run_id,
         actor=origin.actor,
-        as_of=as_of(spec, declared.through),
+        as_of=spec.labels_known_at(declared.through),
     )
     stores.registry.finish(run_id)
     return run_id
@@ -217,7 +217,7 @@ def register_model(spec: ModelSpec, stores: Stores, *, run_id: str, verdict: str
         },
         key=run_id,
         actor=origin.actor,
-        as_of=as_of(spec, declared.through),
+        as_of=spec.labels_known_at(declared.through),
     )
     # The digest covers the whole chain up to here, so a ledger whose end is rewritten no longer fits its versions.
     stores.registry.tag_version(spec.name, version, {Tag.LEDGER_HEAD: record.digest})
