@@ -251,3 +251,17 @@ def test_an_expectation_that_stands_twice_is_a_mistake(tmp_path: Path) -> None:
 
     with pytest.raises(SpecError, match=r":3: expectations\.1: stands here twice"):
         load_expectations(written(tmp_path, "expectations:\n" + 2 * entry))
+
+
+def test_of_exact_copies_under_a_single_key_column_the_first_stays() -> None:
+    rows = pd.concat([frame(1, 2, 3), frame(1)], ignore_index=True)
+    name_once = Expectation(
+        type="expect_column_values_to_be_unique",
+        kwargs={"column": "name"},
+        severity="quarantine",
+        meaning="A name comes once",
+    )
+
+    found = validate(rows, [name_once])
+
+    assert list(found.rejected.index) == [3]

@@ -31,7 +31,7 @@ _GX_SEVERITY: Mapping[Severity, FailureSeverity] = {
     "quarantine": FailureSeverity.WARNING,
     "warn": FailureSeverity.INFO,
 }
-_REPEATED_KEYS = "expect_compound_columns_to_be_unique"
+_REPEATED_KEYS = ("expect_column_values_to_be_unique", "expect_compound_columns_to_be_unique")
 
 # Expectations whose observed value describes the frame. What others observe may be the value of a row: never shown.
 _OBSERVES_THE_FRAME = (
@@ -150,11 +150,12 @@ def _outcome(expectation: Expectation, found: Any, frame: pd.DataFrame) -> Outco
 
 def _kept_apart(expectation: Expectation, rows: Sequence[int], frame: pd.DataFrame) -> tuple[int, ...]:
     """Return the rows that break it; of rows with a repeated key only those that are to go."""
-    if expectation.type != _REPEATED_KEYS:
+    if expectation.type not in _REPEATED_KEYS:
         return tuple(rows)
+    key = expectation.kwargs.get("column_list") or [expectation.kwargs["column"]]
     repeated = frame.loc[list(rows)]
     copies = repeated.duplicated(keep="first")
-    contradicting = repeated[~copies].duplicated(list(expectation.kwargs["column_list"]), keep=False)
+    contradicting = repeated[~copies].duplicated(list(key), keep=False)
     return tuple(sorted([*repeated.index[copies], *contradicting.index[contradicting]]))
 
 
