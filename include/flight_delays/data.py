@@ -32,8 +32,8 @@ NEEDED_TO_LAND = ["year", "month", "day", "hour", "minute", "time_hour", "carrie
 log = logging.getLogger(__name__)
 
 
-class UnreadableSourceError(OSError):
-    """A source file is missing, cut short, or not what it says it is."""
+class UnreadableSourceError(EOFError):
+    """A source file is missing, cut short, or not what it says it is: nothing that a retry could mend."""
 
 
 def land(key: str) -> pd.DataFrame:

@@ -17,7 +17,8 @@ What can go wrong, sorted by what the scheduler should do about it.
      │   └─ ConfigurationError
      ├─ TransientError         a retry may help: the task fails and is retried
      │   ├─ StoreUnavailableError
-     │   └─ ConcurrentWriteError
+     │   ├─ ConcurrentWriteError
+     │   └─ EarlierPartitionMissingError
      └─ NothingToDo            not a failure: the task is skipped, the message is the reason
 
 A message says what, which one, the numbers, and what to do next. It never holds a value from the data.
@@ -84,6 +85,10 @@ class StoreUnavailableError(TransientError):
 
 class ConcurrentWriteError(TransientError):
     """Somebody else wrote the same partition or generation meanwhile."""
+
+
+class EarlierPartitionMissingError(TransientError):
+    """A month needs the history of the one before, which is not there yet; in a backfill it may be on its way."""
 
 
 class NothingToDo(MLOpsError):  # noqa: N818 - not an error: it ends a task as skipped

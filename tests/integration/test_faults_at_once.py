@@ -45,9 +45,12 @@ def test_months_that_are_ingested_at_once_do_not_disturb_each_other(place: Place
 
     runs = together(*(start(tasks.ingest_all, place, month=month, run=month) for month in months))
 
-    for month, one in zip(months, runs, strict=True):
-        assert one.succeeded, one.message
-        built = place.stores().tables.read(TableRef.from_json(one.result))
+    for one in runs:
+        assert one.succeeded or one.transient, one.message  # a month waits for the history of the one before
+    for month in months:
+        again = run(tasks.ingest_all, place, month=month, run=month)
+        assert again.succeeded, again.message
+        built = place.stores().tables.read(TableRef.from_json(again.result))
         assert sorted(built["trip"]) == sorted(trips(month)["trip"])
     soundness.assert_nothing_broken(place)
 

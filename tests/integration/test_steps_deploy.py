@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +19,7 @@ from mlops_provider.core.names import Alias, Kind, Tag
 from mlops_provider.core.rollout import Traffic
 from mlops_provider.exceptions import (
     ConcurrentWriteError,
+    ConfigurationError,
     NothingToDo,
     RolloutRefusedError,
     ServingCheckError,
@@ -27,7 +29,7 @@ from mlops_provider.exceptions import (
 from mlops_provider.steps.deploy import check_serving, deploy, rollback
 from mlops_provider.stores.replicas import Replica
 from mlops_provider.stores.tables import Tables
-from mlops_provider.targets import Answer
+from mlops_provider.targets import Answer, Server
 from support.serving import MODEL, World, origin
 
 
@@ -268,6 +270,47 @@ def test_a_silent_server_pauses_the_rollout_without_blaming_the_version(world: W
     assert deployed(world, "2", target).split == {"2": 100}
 
 
+@pytest.mark.parametrize("error", [SourceError("The features are gone."), KeyError("a value")])
+def test_any_other_error_restores_the_split_and_is_raised_as_it_was(
+    world: World, target: InProcessTarget, error: Exception
+) -> None:
+    deployed(world, "1", target)
+
+    def fall_over(traffic: Traffic) -> None:
+        if traffic.split.get("2") == 10:
+            raise error
+
+    target.when_moved = fall_over
+    with pytest.raises(type(error)) as raised:
+        deployed(world, "2", target, champion="1")
+    paused = world.ledger.traffic_history(MODEL)[-1]
+    target.when_moved = lambda traffic: None
+
+    assert raised.value is error
+    assert (paused.split, paused.settled) == ({"1": 100}, True)
+    assert "a value" not in paused.reason
+    assert world.ledger.history(Kind.ROLLBACK, MODEL) == []
+    assert deployed(world, "2", target).split == {"2": 100}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(200, html="<p>Log in</p>"),
+        httpx.Response(200, json=[1]),
+        httpx.Response(200, json={"predictions": [0.5]}),
+    ],
+)
+def test_an_answer_of_something_else_fails_the_check(
+    world: World, monkeypatch: pytest.MonkeyPatch, answer: httpx.Response
+) -> None:
+    monkeypatch.setattr(httpx, "post", lambda *args, **kwargs: answer)
+    server = Server("http://portal", model=MODEL, ledger=world.ledger)
+
+    with pytest.raises(ServingCheckError, match="http://portal is no model server"):
+        server.predict(pd.DataFrame({"distance": [1.0]}))
+
+
 @pytest.mark.parametrize("share", [0, 10, 50, 100])
 def test_a_killed_rollout_goes_on_where_it_was(world: World, target: InProcessTarget, share: int) -> None:
     deployed(world, "1", target)
@@ -301,6 +344,54 @@ def test_a_rollout_killed_after_settling_is_completed(world: World, target: InPr
 
     assert world.registry.aliases(MODEL)[Alias.CHAMPION] == "2"
     assert len(splits(world)) == 7
+
+
+def test_a_new_run_completes_a_rollout_that_settled_but_was_never_promoted(
+    world: World, target: InProcessTarget
+) -> None:
+    deployed(world, "1", target)
+    world.record("2", champion="1")
+
+    def die(traffic: Traffic) -> None:
+        if traffic.settled:
+            raise KeyboardInterrupt
+
+    target.when_moved = die
+    with pytest.raises(KeyboardInterrupt):
+        deployed(world, "2", target)
+    target.when_moved = lambda traffic: None
+    before = splits(world)
+    check = origin("check_serving", run="new")
+    check_serving(world.spec(), world.stores, "2", target=target, origin=check, patience=2)
+    deploy(world.spec(), world.stores, "2", target=target, origin=origin(run="new"), patience=2)
+
+    assert world.registry.aliases(MODEL)[Alias.CHAMPION] == "2"
+    assert world.ledger.latest(Kind.PROMOTION, MODEL).payload["version"] == "2"
+    assert splits(world) == before
+    with pytest.raises(NothingToDo):
+        check_serving(
+            world.spec(), world.stores, "2", target=target, origin=origin("check_serving", run="third"), patience=2
+        )
+
+
+def test_a_registry_that_refuses_does_not_hide_why_a_version_was_taken_back(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed(world, "1", target)
+
+    def turn_bad(traffic: Traffic) -> None:
+        if traffic.split.get("2") == 50:
+            target.lying.add("2")
+
+    def refuse(*args: object) -> None:
+        raise ConfigurationError("The registry refuses the credentials.")
+
+    target.when_moved = turn_bad
+    monkeypatch.setattr(world.registry, "set_alias", refuse)
+    with pytest.raises(ServingCheckError, match="generation .* serves version 1: 100 %"):
+        deployed(world, "2", target, champion="1")
+
+    assert splits(world)[-1] == {"1": 100}
 
 
 def test_an_orphaned_first_try_and_the_second_share_one_rollout(world: World, target: InProcessTarget) -> None:

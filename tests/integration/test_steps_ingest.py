@@ -18,6 +18,7 @@ from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import (
     ConcurrentWriteError,
     DataRejectedError,
+    EarlierPartitionMissingError,
     MissingPartitionError,
     NothingToDo,
     SourceError,
@@ -330,13 +331,14 @@ def test_the_month_before_is_the_history_of_the_first_hours(world: World) -> Non
     assert [source["partition"] for source in record["from"]] == [FEBRUARY, JANUARY]
 
 
-def test_a_month_without_the_one_before_says_so(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    built = world.ingest(FEBRUARY)
+def test_a_month_without_the_one_before_waits_for_it(world: World) -> None:
+    with pytest.raises(EarlierPartitionMissingError, match=r"no clean rows of 2013-01 yet.*Ingest 2013-01 first"):
+        world.ingest(FEBRUARY)
+    world.ingest()
 
-    first_hours = world.stores.tables.read(built).sort_values("scheduled_departure").head(10)
-    assert first_hours["origin_delay_6h"].isna().all()
-    assert "2013-01 has no clean rows" in caplog.text
-    assert [source["partition"] for source in world.records(Kind.FEATURES)[-1]["from"]] == [FEBRUARY]
+    world.ingest(FEBRUARY)
+
+    assert [source["partition"] for source in world.records(Kind.FEATURES)[-1]["from"]] == [FEBRUARY, "2013-01"]
 
 
 def test_another_run_with_the_same_features_has_nothing_to_do(world: World) -> None:

@@ -72,13 +72,16 @@ def test_an_asset_event_by_rest_scores_the_month_it_names(stack: RunningStack) -
     assets = stack.api.get("/assets", params={"name_pattern": f"{MODEL}/features"}).json()["assets"]
     [asset] = [asset for asset in assets if asset["name"] == f"{MODEL}/features"]
 
+    before = [run["partition_key"] for run in stack.runs("flight_delays_score")].count("2013-02")
     event = {"asset_id": asset["id"], "partition_key": "2013-02", "extra": {"from": "another team"}}
     stack.api.post("/assets/events", json=event).raise_for_status()
 
-    def predicted() -> bool:
-        return rows_of(stack, Table.PREDICTIONS, "2013-02") > 20_000
+    def started() -> bool:
+        runs = [run for run in stack.runs("flight_delays_score") if run["partition_key"] == "2013-02"]
+        return len(runs) > before and all(run["state"] == "success" for run in runs)
 
-    wait_until(predicted, "predictions of 2013-02")
+    wait_until(started, "a second scoring of 2013-02")
+    assert rows_of(stack, Table.PREDICTIONS, "2013-02") > 20_000
 
 
 def test_the_calendar_starts_the_month_that_ended(stack: RunningStack) -> None:
@@ -86,7 +89,7 @@ def test_the_calendar_starts_the_month_that_ended(stack: RunningStack) -> None:
 
     wait_until(lambda: bool(stack.runs("flight_delays_calendar")), "a scheduled run")
     [run] = stack.runs("flight_delays_calendar")
-    assert (run["run_type"], run["partition_key"]) == ("scheduled", "2013-05")
+    assert (run["run_type"], run["partition_key"]) == ("scheduled", "2013-01")
     assert stack.finished("flight_delays_calendar", run["dag_run_id"]) == "success"
 
 

@@ -1,4 +1,4 @@
-"""``mlops audit verify``: does the ledger's hash chain hold?"""
+"""``mlops audit verify``: does the ledger's hash chain hold, and does the registry say the same?"""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ import argparse
 
 from mlops_provider.cli.home import required, use_home
 from mlops_provider.core.names import Environment
-from mlops_provider.exceptions import EvidenceError
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Recompute every digest; fail with the first record that does not fit."""
-    from mlops_provider.stores.ledger import Ledger
+    """Recompute every digest and compare versions and champions; fail with what does not fit."""
+    from mlops_provider.steps import audit
+    from mlops_provider.stores.suite import Stores
 
     use_home()
-    ledger = Ledger(required(Environment.LEDGER_URL))
+    required(Environment.LEDGER_URL)
+    stores = Stores.from_environment()
     try:
-        if broken := ledger.verify():
-            record, reason = broken
-            raise EvidenceError(
-                f"The chain breaks at record {record.seq} ({record.kind} of {record.model}, {record.record_id}): "
-                f"{reason} Nothing from there on is evidence; compare with a copy."
-            )
-        head = ledger.head()
+        found = audit.verify(stores)
     finally:
-        ledger.close()
+        stores.ledger.close()
+    head = found.head
     print("The ledger is empty." if head is None else f"The chain holds: {head.seq} records, head {head.digest}.")
+    if found.versions is None:
+        print(f"The registry was not compared: {Environment.REGISTRY_URI} is not set.")
+    elif head is not None:
+        print(f"The registry agrees with it: {found.versions} versions and the champions of the ledger's models.")
+    else:
+        print("The registry was not compared: an empty ledger names no models.")
     return 0

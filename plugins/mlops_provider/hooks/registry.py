@@ -32,10 +32,11 @@ class RegistryHook(StoreHook):
         super().__init__(conn_id)
 
     def address_of(self, connection: Any) -> str:
-        """The tracking URI; credentials of the connection are exported for MLflow's client."""
+        """The tracking URI; the connection's credentials replace an earlier connection's in MLflow's environment."""
+        _withdraw()
         if connection.login:
-            os.environ["MLFLOW_TRACKING_USERNAME"] = connection.login
-            os.environ["MLFLOW_TRACKING_PASSWORD"] = connection.password or ""
+            _export("MLFLOW_TRACKING_USERNAME", connection.login)
+            _export("MLFLOW_TRACKING_PASSWORD", connection.password or "")
         return super().address_of(connection)
 
     @cached_property
@@ -49,3 +50,24 @@ class RegistryHook(StoreHook):
     def ui_url(self) -> str:
         """Address of MLflow's pages for a person's browser: ``MLOPS_REGISTRY_UI_URL``, else the tracking URI."""
         return os.environ.get("MLOPS_REGISTRY_UI_URL") or self.address
+
+
+_exported: dict[str, tuple[str, str | None]] = {}
+"""Variables that a connection of this process set: its value, and the value before it."""
+
+
+def _export(variable: str, value: str) -> None:
+    _exported[variable] = value, os.environ.get(variable)
+    os.environ[variable] = value
+
+
+def _withdraw() -> None:
+    """Restore what connections changed, so that no server gets another one's credentials."""
+    while _exported:
+        variable, (ours, before) = _exported.popitem()
+        if os.environ.get(variable) != ours:
+            continue  # somebody else has set it since
+        if before is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = before

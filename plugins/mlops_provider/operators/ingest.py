@@ -28,6 +28,8 @@ class LandDataOperator(PartitionStepOperator):
     :raises StoreUnavailableError: The tables can't be written. Retried.
     """
 
+    operator_extra_links = (ReportLink(),)
+
     def step(self, context: Context, origin: Origin) -> dict[str, Any]:
         from mlops_provider.steps import ingest
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.exceptions import AirflowFailException
+
 from mlops_provider.core import names, partitions
 from mlops_provider.operators.base import PartitionStepOperator
 
@@ -17,15 +19,16 @@ if TYPE_CHECKING:
 
 class LabelsSensor(PartitionStepOperator):
     """
-    Wait, deferred, until a partition's labels are due and its features exist.
+    Wait, deferred, until a partition's labels are due and its data is there.
 
-    Started by the calendar, not by the data, so a month whose data never arrives is noticed: the
-    task fails with a sentence when *wait_timeout* is over.
+    Its data are its predictions if a version was in service then, else its features. Started by the
+    calendar, not by the data, so a month whose data never arrives is noticed.
 
     :param model_yaml: Path of the use case's ``model.yaml``. (templated)
     :param partition: Partition key such as ``2013-01``; by default the run's own key. (templated)
     :param poll_interval: Seconds between looks.
-    :param wait_timeout: Longest wait for the data once the labels are due, in seconds.
+    :param wait_timeout: Longest wait for the data once the labels are due, in seconds; then the task fails and
+        says what is missing. Not retried.
     """
 
     def __init__(self, *, poll_interval: float = 30.0, wait_timeout: float = 86_400.0, **kwargs: Any) -> None:
@@ -36,21 +39,29 @@ class LabelsSensor(PartitionStepOperator):
         self.wait_timeout = wait_timeout
 
     def step(self, context: Context, origin: Origin) -> None:
+        from mlops_provider.steps.score import was_in_service
+
         key = partitions.check(self.partition)
         due = self.spec.labels_known_at(key)
-        table = self.stores.tables.uri(self.spec.name, names.Table.FEATURES)
+        served = was_in_service(self.stores.ledger, self.spec.name, key)
+        table = self.stores.tables.uri(self.spec.name, names.Table.PREDICTIONS if served else names.Table.FEATURES)
         if datetime.now(UTC) >= due and key in self.stores.tables.partitions(table):
-            self.log.info("Labels of %s were due on %s and its features exist.", key, due.date())
+            self.log.info("Labels of %s were due on %s and %s is there.", key, due.date(), table)
             return
         from mlops_provider.triggers.partition import PartitionTrigger
 
-        self.log.info("Waiting for the labels of %s, due on %s, and for its features.", key, due.date())
+        self.log.info("Waiting for the labels of %s, due on %s, and for %s.", key, due.date(), table)
+        give_up_at = max(due, datetime.now(UTC)) + timedelta(seconds=self.wait_timeout)
         self.defer(
-            trigger=PartitionTrigger(table, key, due.isoformat(), self.poll_interval),
+            trigger=PartitionTrigger(table, key, due.isoformat(), give_up_at.isoformat(), self.poll_interval),
             method_name=self.execute_complete.__name__,
-            timeout=max(due - datetime.now(UTC), timedelta()) + timedelta(seconds=self.wait_timeout),
         )
 
-    def execute_complete(self, context: Context, event: Mapping[str, str]) -> None:
-        """Called on resume: the trigger fires only when all is there."""
+    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> None:
+        """Called on resume: go on, or say what never came."""
+        if not event["landed"]:
+            raise AirflowFailException(
+                f"Nothing of {event['partition']} arrived in {event['table']} within {self.wait_timeout:.0f} seconds "
+                "after its labels were due. Look at that month's runs of ingest and score, then clear this task."
+            )
         self.log.info("Partition %s is there.", event["partition"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mlops_provider.core import partitions
@@ -51,7 +52,8 @@ def declare_gate(spec: ModelSpec, stores: Stores, through: str, *, origin: Origi
 
     :param through: Partition the candidate is judged on; it is fitted on all earlier ones.
     :return: Ledger ID of the declaration.
-    :raises DataRejectedError: There are no features of *through* or of any partition before it. Not retried.
+    :raises DataRejectedError: There are no features of *through* or of any partition before it, or its labels are not
+        due yet. Not retried.
     """
     through = partitions.check(through)
 
@@ -64,6 +66,10 @@ def declare_gate(spec: ModelSpec, stores: Stores, through: str, *, origin: Origi
             raise DataRejectedError(
                 f"{spec.name!r} cannot be trained and judged on {through}: features are needed of {through} and of a "
                 f"partition before it, and there are those of {', '.join(built) or 'none'}. Run the ingest DAG first."
+            )
+        if (due := spec.labels_known_at(through)) > datetime.now(UTC):
+            raise DataRejectedError(
+                f"{spec.name!r} cannot be judged on {through} before all its labels are known, on {due.date()}."
             )
         outcomes = ensure_outcomes(spec, stores, [*earlier, through], origin=origin)
         policy = spec.gate_policy

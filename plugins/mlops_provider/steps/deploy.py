@@ -22,8 +22,8 @@ from mlops_provider.exceptions import (
     ConcurrentWriteError,
     MLOpsError,
     NothingToDo,
+    RolloutRefusedError,
     ServingCheckError,
-    StoreUnavailableError,
 )
 from mlops_provider.steps import verification
 from mlops_provider.steps.release import Release, project_rollback
@@ -67,10 +67,13 @@ def check_serving(
         return done.record_id
     release = Release(spec, stores, version, target, origin, patience)
     standing = release.standing()
-    if release.settled_at(standing):
-        raise NothingToDo(f"Version {version} of {spec.name!r} already has all traffic.")
-    first, *_ = rollout.plan(standing.base, version, spec.rollout_steps)
-    traffic = release.at(standing, first) or release.move(standing, first)
+    traffic = release.settled_at(standing)
+    if traffic:
+        # A rollout that ended before its promotion was noted is still to be completed by `deploy`.
+        release.skip_if_over(traffic)
+    else:
+        first, *_ = rollout.plan(standing.base, version, spec.rollout_steps)
+        traffic = release.at(standing, first) or release.move(standing, first)
     try:
         replicas = release.verify(traffic)
     except ServingCheckError as failure:
@@ -85,7 +88,8 @@ def deploy(
     Move traffic to *version* in the declared steps, verify each one on every replica, and settle it.
 
     A retry goes on at the step that was reached. If the version fails, the last settled split comes back and the
-    version never returns; if servers or stores are away, the split comes back and a retry begins again.
+    version never returns; after any other error, as when servers or stores are away, the split comes back and the
+    version may be deployed again.
 
     :param patience: Longest wait for the replicas at each step, in seconds.
     :return: The settled record.
@@ -114,9 +118,12 @@ def deploy(
                 raise
         except ServingCheckError as failure:
             raise release.failed(failure) from failure
-        except StoreUnavailableError as outage:
+        except (NothingToDo, RolloutRefusedError):
+            raise
+        except Exception as error:
+            # Whatever it was: callers would keep the share of a version that nobody verifies any more.
             if not settled:
-                release.pause(outage)
+                release.pause(error)
             raise
 
 

@@ -18,7 +18,6 @@ from mlops_provider.exceptions import NotApprovedError
 from mlops_provider.steps.declaration import Declaration, declared_for
 from mlops_provider.steps.learning import examples, threads, training_rows
 from mlops_provider.steps.outcomes import labelled_features
-from mlops_provider.steps.score import champion
 
 if TYPE_CHECKING:
     from mlops_provider.core.evidence import Record
@@ -67,7 +66,7 @@ def _evaluation(
     """Score everybody, write the report, and give what the ledger keeps."""
     # All columns: a champion may need one that this version of the use case no longer has.
     rows = labelled_features(spec, stores, declared.features, declared.outcomes, [declared.through])
-    serving = champion(stores.ledger, spec.name)
+    serving = declared.champion_version
     floor = declared.limits.slice_floor
     scores = evaluation.evaluate(
         _predictions(spec, _models(spec, stores, declared, trained, serving), rows),

@@ -15,7 +15,7 @@ from mlops_provider.core import partitions
 from mlops_provider.core.evidence import canonical
 from mlops_provider.core.names import REPORT, Kind, Table
 from mlops_provider.core.references import TableRef
-from mlops_provider.exceptions import DataRejectedError, NothingToDo
+from mlops_provider.exceptions import DataRejectedError, EarlierPartitionMissingError, NothingToDo
 from mlops_provider.steps.lineage import described, record_written
 from mlops_provider.steps.source import read_source
 
@@ -100,6 +100,7 @@ def build_features(spec: ModelSpec, stores: Stores, partition: str, clean: Table
     :param clean: The clean month.
     :return: Reference to the features.
     :raises NothingToDo: Another run built the very same features already.
+    :raises EarlierPartitionMissingError: The month before was not ingested yet. Retried.
     :raises DataRejectedError: ``features`` did not return what is declared. Not retried.
     """
     month = partitions.check(partition)
@@ -110,7 +111,10 @@ def build_features(spec: ModelSpec, stores: Stores, partition: str, clean: Table
     history = tables.read(before)
     sources = [clean, before] if len(history) else [clean]
     if month > spec.first_partition and not len(history):
-        log.warning("%s has no clean rows: the first hours of %s have no history", before.partition, month)
+        raise EarlierPartitionMissingError(
+            f"{spec.name} has no clean rows of {before.partition} yet, and {month} begins with their history. Ingest "
+            f"{before.partition} first; if the data begins with {month}, say so in first_partition of {spec.path.name}."
+        )
 
     end = _in_zone(partitions.end(month), spec.time_zone)
     computed = feature_frames.frame_of(spec.function("features")(rows, history, end), spec.functions.features)

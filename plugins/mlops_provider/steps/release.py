@@ -16,7 +16,6 @@ from mlops_provider.exceptions import (
     NothingToDo,
     RolloutRefusedError,
     ServingCheckError,
-    StoreUnavailableError,
 )
 from mlops_provider.steps import verification
 from mlops_provider.steps.approval import refuse_outdated, refuse_rolled_back, require_approval
@@ -103,14 +102,19 @@ class Release:
             verification.verify_choice(self.target, traffic, replicas, self.sample, patience=self.patience)
         return replicas
 
+    def skip_if_over(self, traffic: Traffic) -> None:
+        """Raise NothingToDo if the settled record is promoted, or came about by a rollback."""
+        promoted = self.stores.ledger.find(Kind.PROMOTION, f"{self.spec.name}:{traffic.generation}")
+        if promoted is not None or self.lever.strategy_of(traffic) == ROLLBACK:
+            raise NothingToDo(f"Version {self.version} of {self.spec.name!r} already has all traffic.")
+
     def finish(self, traffic: Traffic) -> Traffic:
         """Verify the settled record, project it into the registry, and note the promotion."""
         ledger, model, key = self.stores.ledger, self.spec.name, f"{self.spec.name}:{traffic.generation}"
         promoted = ledger.find(Kind.PROMOTION, key)
         if promoted is not None and promoted.payload["origin"] == self.origin.key:
             return traffic
-        if promoted is not None or self.lever.strategy_of(traffic) == ROLLBACK:
-            raise NothingToDo(f"Version {self.version} of {model!r} already has all traffic.")
+        self.skip_if_over(traffic)
         replicas = self.verify(traffic)
         before = self.lever.champion(other_than=self.version)
         self.stores.registry.set_alias(model, Alias.CHAMPION, self.version)
@@ -147,10 +151,12 @@ class Release:
             f"{rollout.describe(back.split)}."
         )
 
-    def pause(self, outage: StoreUnavailableError) -> None:
-        """Put the split before back, as far as that is possible, without holding the outage against the version."""
+    def pause(self, trouble: Exception) -> None:
+        """Put the split before back, as far as that is possible, without holding *trouble* against the version."""
+        # A foreign message may hold values from the data, and the record stays for good.
+        reason = str(trouble) if isinstance(trouble, MLOpsError) else type(trouble).__name__
         try:
-            self.lever.take_back(f"paused: {outage}", version=self.version, refuse=False)
+            self.lever.take_back(f"paused: {reason}", version=self.version, refuse=False)
         except MLOpsError as error:
             logger.warning("Traffic stays as it is: %s", error)
 
@@ -172,7 +178,7 @@ class Release:
 
 
 def project_rollback(stores: Stores, traffic: Traffic) -> None:
-    """Show a rollback in the registry; it must also work while the registry is away."""
+    """Show a rollback in the registry; it must also work if the registry is away or refuses: traffic has moved."""
     decided = stores.ledger.find(Kind.ROLLBACK, f"{traffic.model}:{traffic.generation - 1}")
     reasons = dict.fromkeys(decided.payload["refused"], decided.payload["reason"]) if decided else {}
     try:
@@ -180,5 +186,5 @@ def project_rollback(stores: Stores, traffic: Traffic) -> None:
             stores.registry.set_alias(traffic.model, Alias.CHAMPION, champion)
         for version, reason in reasons.items():
             stores.registry.tag_version(traffic.model, version, {Tag.ROLLED_BACK: reason})
-    except StoreUnavailableError as error:
+    except MLOpsError as error:
         logger.warning("The registry does not show the rollback yet: %s", error)

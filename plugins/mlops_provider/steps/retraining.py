@@ -67,7 +67,7 @@ def decide_retrain(
 def _windows(
     spec: ModelSpec, stores: Stores, made: Provenance, month: str, performance: str, drift: str
 ) -> list[retrain.Window]:
-    """Months up to this one that the version served, oldest first; the newest record of each month counts."""
+    """Months after its gate and up to this one, oldest first; the newest record of each month counts."""
     measured = _by_month(
         stores.ledger.history(Kind.PERFORMANCE, spec.name), made.version, stores.ledger.get(performance)
     )
@@ -81,7 +81,7 @@ def _windows(
             drift_alarm=bool(compared.get(served, {}).get("alarm")),
         )
         for served in sorted({*measured, *compared})
-        if served <= month
+        if made.gated_on < served <= month
     ]
 
 

@@ -28,18 +28,25 @@ def score(
 
     :param features: The features; by default the newest of that month.
     :return: Reference to the predictions.
-    :raises NothingToDo: No version was ever put in service.
+    :raises NothingToDo: No version was ever put in service, or it was trained on this very month.
     :raises SourceError: There are no features of that month. Not retried.
     """
     month = partitions.check(partition)
     version = champion(stores.ledger, spec.name)
     if version is None:
         raise NothingToDo(f"{spec.name} has no version in service yet, so {month} has no predictions.")
+    if (trained_through := _trained_through(stores.ledger, spec.name, version)) and month <= trained_through:
+        raise NothingToDo(
+            f"Version {version} was trained on data through {trained_through}: predictions of {month} would flatter it."
+        )
+    model = stores.registry.load_model(f"models:/{spec.name}/{version}")
+    # What the model was trained on, which need not be what model.yaml lists today.
+    columns = [str(name) for name in getattr(model, "feature_names_in_", spec.feature_columns)]
     tables = stores.tables
     writer = tables.replace_partition(tables.uri(spec.name, Table.PREDICTIONS), month)
     features = features or _newest(stores, spec.name, month)
     kept = (*spec.keys, spec.event_time)
-    rows = tables.read(features, columns=list(dict.fromkeys([*kept, *spec.feature_columns])))
+    rows = tables.read(features, columns=list(dict.fromkeys([*kept, *columns])))
     if rows.empty:
         raise _no_features(spec.name, month)
     taken = {scoring.PROBABILITY, scoring.VERSION, scoring.SCORED_BY}.intersection(kept)
@@ -48,9 +55,9 @@ def score(
 
     resources = spec.resources.get(Task.SCORE_BATCH)
     predicted = scoring.predictions(
-        stores.registry.load_model(f"models:/{spec.name}/{version}"),
+        model,
         rows,
-        columns=spec.feature_columns,
+        columns=columns,
         kept=kept,
         version=version,
         scored_by=origin.key,
@@ -65,6 +72,23 @@ def champion(ledger: Ledger, model: str) -> str | None:
     """Return the version with most traffic of the newest settled split; a rollout under way has not decided yet."""
     settled = [traffic for traffic in ledger.traffic_history(model) if traffic.settled]
     return rollout.champion(settled[-1]) if settled else None
+
+
+def was_in_service(ledger: Ledger, model: str, month: str) -> bool:
+    """Whether the version in service had passed its gate before *month* began, so that the month has predictions."""
+    version = champion(ledger, model)
+    for record in reversed(ledger.history(Kind.REGISTRATION, model)):
+        if record.payload["version"] == version:
+            return str(ledger.get(record.payload["gate"]).payload["partition"]) < month
+    return False
+
+
+def _trained_through(ledger: Ledger, model: str, version: str) -> str | None:
+    """Last month the version was trained on, if the ledger knows."""
+    for record in reversed(ledger.history(Kind.REGISTRATION, model)):
+        if record.payload["version"] == version:
+            return str(record.payload["trained_through"])
+    return None
 
 
 def _newest(stores: Stores, model: str, month: str) -> TableRef:

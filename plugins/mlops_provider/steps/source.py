@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import lzma
 import zipfile
 import zlib
@@ -15,7 +16,17 @@ if TYPE_CHECKING:
 
     from mlops_provider.spec import ModelSpec
 
-_UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+_UNREADABLE = (
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+    gzip.BadGzipFile,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 """What libraries raise for files that are missing, cut short or damaged; their messages hold no rows."""
 
 
@@ -30,12 +41,13 @@ def read_source(spec: ModelSpec, function: Literal["land", "outcomes"], partitio
     what = f"The source of {spec.name} {partition}"
     try:
         return feature_frames.frame_of(spec.function(function)(partition), name)
-    except (ConnectionError, TimeoutError) as error:
+    except _UNREADABLE as error:
+        raise SourceError(f"{what} cannot be read: {error}. Mend it, then clear this task.") from error
+    except OSError as error:
+        # Also what HTTP and database clients raise when nobody answers.
         raise TransientError(
             f"{what} does not answer ({type(error).__name__} in {name}). It is tried again."
         ) from error
-    except _UNREADABLE as error:
-        raise SourceError(f"{what} cannot be read: {error}. Mend it, then clear this task.") from error
     except (ValueError, LookupError, TypeError) as error:
         # The message of such an error often quotes the value it choked on.
         raise SourceError(

@@ -76,11 +76,17 @@ class Server:
             raise StoreUnavailableError(f"The model server at {base} can't answer now: {_reason(response)}")
         if response.status_code != 200:
             raise ServingCheckError(f"The model server at {base} refused the request: {_reason(response)}")
-        return Answer(
-            predictions=tuple(response.json()["predictions"]),
-            version=response.headers[names.Header.VERSION],
-            generation=int(response.headers[names.Header.GENERATION]),
-        )
+        try:
+            return Answer(
+                predictions=tuple(response.json()["predictions"]),
+                version=response.headers[names.Header.VERSION],
+                generation=int(response.headers[names.Header.GENERATION]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ServingCheckError(
+                f"What answers at {base} is no model server: its answer lacks predictions, or the headers "
+                f"{names.Header.VERSION} and {names.Header.GENERATION}. Does the address lead to `mlops serve`?"
+            ) from error
 
     def remove(self) -> None:
         """Do nothing: a replica holds nothing that outlives its process."""

@@ -13,8 +13,8 @@ MODEL = str(Path(__file__).resolve().parents[3] / "include/flight_delays/model.y
 with DAG(
     "flight_delays_calendar",
     schedule=monthly(),
-    start_date=datetime(2013, 6, 1, tzinfo=UTC),
-    end_date=datetime(2013, 6, 1, tzinfo=UTC),
+    start_date=datetime(2013, 2, 1, tzinfo=UTC),
+    end_date=datetime(2013, 2, 1, tzinfo=UTC),
     catchup=True,
     is_paused_upon_creation=True,
 ):
