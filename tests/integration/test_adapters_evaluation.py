@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -177,15 +175,3 @@ def test_predictions_that_are_nan_are_rejected_by_name() -> None:
 
     with pytest.raises(DataRejectedError, match="champion: 1 of 20 predictions are NaN"):
         evaluate({"champion": probabilities}, outcomes, subject="champion")
-
-
-def test_a_month_of_flights_is_evaluated_within_three_seconds() -> None:
-    outcomes, probabilities = flights(28_000)
-    rng = np.random.default_rng(1)
-    contenders = {"candidate": probabilities, "dummy": np.full(28_000, 0.3)}
-    contenders |= {name: np.clip(probabilities + rng.normal(0, 0.1, 28_000), 0, 1) for name in ("champion", "linear")}
-
-    started = time.process_time()
-    evaluate(contenders, outcomes, resamples=300)
-
-    assert time.process_time() - started < 3

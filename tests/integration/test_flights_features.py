@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 
 import numpy as np
@@ -161,14 +160,6 @@ def test_a_changed_unit_shows_as_an_impossible_dew_point_spread(february: pd.Dat
 
     assert (honest["dewpoint_spread"].dropna() >= 0).all()
     assert (damaged["dewpoint_spread"].dropna() < 0).mean() > 0.9
-
-
-def test_a_month_takes_less_than_five_seconds(february: pd.DataFrame, january: pd.DataFrame) -> None:
-    began = time.perf_counter()
-
-    features(february, january, MONTH_END)
-
-    assert time.perf_counter() - began < 5
 
 
 def test_features_are_those_declared(described: pd.DataFrame) -> None:

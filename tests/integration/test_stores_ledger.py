@@ -227,7 +227,6 @@ def test_eight_writers_keep_one_chain_without_gaps(url: str, ledger: Ledger) -> 
     assert [record.seq for record in records] == list(range(1, 8 * 25 + 1))
     assert ledger.verify() is None
     assert {out.split()[0] for out in said} == {"25"}
-    assert max(float(out.split()[1]) for out in said) < 20
 
 
 def test_threads_of_one_process_share_a_ledger(ledger: Ledger) -> None:
