@@ -38,14 +38,15 @@ MOMENTS = 5
 def test_an_ingest_that_was_killed_everywhere_leaves_what_an_undisturbed_one_leaves(
     place: Place, undisturbed: Place, first: bool
 ) -> None:
+    month = JANUARY if first else FEBRUARY
     for one in (place, undisturbed):
         if not first:
             ingest_months(one, JANUARY)
-        write_month(one.source, FEBRUARY, with_bad_rows(trips(FEBRUARY)))
+        write_month(one.source, month, with_bad_rows(trips(month)))
 
-    landing, landed = killed_everywhere(tasks.land, place, month=FEBRUARY, run="r")
-    checking, clean = killed_everywhere(tasks.validate, place, month=FEBRUARY, run="r", landed=landed.result)
-    building, built = killed_everywhere(tasks.build_features, place, month=FEBRUARY, run="r", clean=clean.result)
+    landing, landed = killed_everywhere(tasks.land, place, month=month, run="r")
+    checking, clean = killed_everywhere(tasks.validate, place, month=month, run="r", landed=landed.result)
+    building, built = killed_everywhere(tasks.build_features, place, month=month, run="r", clean=clean.result)
 
     assert {"committed raw #1", "_append landing #1"} <= set(landing)
     assert {"write #1", "committed quarantine #1", "committed clean #1", "_append validation #1"} <= set(checking)
@@ -53,10 +54,10 @@ def test_an_ingest_that_was_killed_everywhere_leaves_what_an_undisturbed_one_lea
     assert landed.succeeded
     assert clean.succeeded
     assert built.succeeded
-    ingest_month(undisturbed, FEBRUARY)
+    ingest_month(undisturbed, month)
     assert soundness.contents(place) == soundness.contents(undisturbed)
     for table in (Table.RAW, Table.CLEAN, Table.FEATURES):
-        assert soundness.replacements(place, table, FEBRUARY) == 1
+        assert soundness.replacements(place, table, month) == 1
     for kind in (Kind.LANDING, Kind.VALIDATION, Kind.FEATURES):
         assert len(soundness.records(place, kind, "r")) == 1
     soundness.assert_nothing_broken(place)
