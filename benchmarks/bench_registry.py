@@ -40,6 +40,8 @@ if __name__ == "__main__":
         def default() -> None:
             """The same through MLflow's own call, left to find out the requirements by itself."""
             mlflow.set_tracking_uri(uri)
+            if mlflow.get_experiment_by_name("default_call") is None:
+                mlflow.create_experiment("default_call", artifact_location=(Path(folder) / "artifacts").as_uri())
             mlflow.set_experiment("default_call")
             with mlflow.start_run():
                 mlflow.sklearn.log_model(

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -152,8 +153,9 @@ class World:
         folder.mkdir(exist_ok=True)
         (folder / "expectations.yaml").write_text("[]\n")
         (folder / "code.py").touch()
-        path = folder / "model.yaml"
-        path.write_text(yaml.safe_dump({**DECLARED, **changes}))
+        path, fresh = folder / "model.yaml", folder / f".model.{threading.get_ident()}"
+        fresh.write_text(yaml.safe_dump({**DECLARED, **changes}))
+        fresh.replace(path)  # whole or not at all: tries in several threads read it at once
         return load_spec(path)
 
     def land_features(self) -> None:
