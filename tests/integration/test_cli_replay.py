@@ -260,9 +260,9 @@ def test_an_alarm_comes_before_the_decision(ledger: Ledger) -> None:
 
 def test_a_rejection_says_why(ledger: Ledger) -> None:
     decide(ledger, "r", "2013-05", retrain=True)
-    ledger.append(Kind.GATE, MODEL, {"partition": "2013-05", "passed": False, "summary": "AUC 0.61, limit 0.65."})
+    ledger.append(Kind.GATE, MODEL, {"partition": "2013-05", "passed": False, "summary": "Rejected. AUC 0.61."})
 
-    assert row_of(ledger, MODEL, "2013-05", metric="roc_auc").decision.endswith("Rejected: AUC 0.61, limit 0.65.")
+    assert row_of(ledger, MODEL, "2013-05", metric="roc_auc").decision.endswith(". Rejected. AUC 0.61.")
 
 
 def test_every_cell_of_a_row_stands_under_its_name(ledger: Ledger) -> None:

@@ -110,7 +110,7 @@ def _decision(ledger: Ledger, model: str, month: str) -> str:
     if gate is None:
         return said
     if not gate.payload["passed"]:
-        return f"{said} Rejected: {gate.payload['summary']}"
+        return f"{said} {gate.payload['summary']}"
     registered = _newest(ledger.history(Kind.REGISTRATION, model), "gate", gate.record_id)
     version = f" as v{registered.payload['version']}" if registered else ""
     return f"{said} Passed the gate{version}."
