@@ -41,7 +41,7 @@ if __name__ == "__main__":
         fresh = rows[month]
         scores = evaluation.evaluate(
             {
-                name: training.probabilities(model, fresh[list(spec.feature_columns)], threads=THREADS)
+                name: training.predictions(model, fresh[list(spec.feature_columns)], threads=THREADS)
                 for name, model in models.items()
             },
             fresh[target],
@@ -52,6 +52,9 @@ if __name__ == "__main__":
             confidence=spec.bootstrap.confidence,
             seed=spec.seed,
             metrics=("roc_auc",),
+            blocks=evaluation.blocks_of(
+                fresh, spec.bootstrap.block, event_time=spec.event_time, time_zone=spec.time_zone
+            ),
         )
         auc = scores.metrics["candidate"]["roc_auc"]
         found = {comparison.opponent: comparison.difference for comparison in scores.comparisons}

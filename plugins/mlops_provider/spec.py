@@ -17,11 +17,14 @@ from mlops_provider.checked_yaml import Document, Problem
 from mlops_provider.core import partitions
 from mlops_provider.core.drift import DriftPolicy
 from mlops_provider.core.evidence import canonical
+from mlops_provider.core.fairness import measures_of
 from mlops_provider.core.gates import GatePolicy
 from mlops_provider.core.names import Task
 from mlops_provider.core.retrain import RetrainPolicy
+from mlops_provider.core.tasks import TASKS, TargetTask
 from mlops_provider.exceptions import SpecError
 from mlops_provider.spec_parts import (
+    BLOCKS_OF_TIME,
     Bootstrap,
     Columns,
     Days,
@@ -56,7 +59,8 @@ class ModelSpec(Declared):
     :param label_lag_days: Days after the end of a month until all its labels are known.
     :param expectations: Expectations file, relative to the yaml.
     :param slices: Columns by which scores are also measured.
-    :param protected: Columns about people that fairness is judged by.
+    :param protected: Columns about people that fairness is judged by; text. They are kept in the features table;
+        the model sees those that are also features.
     :param resources: What each task may use, by task ID.
     """
 
@@ -107,6 +111,16 @@ class ModelSpec(Declared):
         return self.features.numeric + self.features.categorical
 
     @property
+    def kept_columns(self) -> tuple[str, ...]:
+        """Columns of the features table, in this order."""
+        return tuple(dict.fromkeys([*self.keys, self.event_time, *self.protected, *self.feature_columns]))
+
+    @property
+    def task(self) -> TargetTask:
+        """What kind of thing is predicted."""
+        return TASKS[self.target.task]
+
+    @property
     def rollout_steps(self) -> tuple[int, ...]:
         """Percent for a new version after each step; 100 only, if all at once."""
         return self.rollout.steps if self.rollout.strategy == "canary" else (100,)
@@ -124,7 +138,7 @@ class ModelSpec(Declared):
     @property
     def retrain_policy(self) -> RetrainPolicy:
         """When to retrain."""
-        return self.retrain.policy()
+        return self.retrain.policy(self.task.performance_drop)
 
     @property
     def digest(self) -> str:
@@ -168,25 +182,61 @@ def _load(path: Path, _changed: int, _size: int) -> ModelSpec:
     document = Document(path)
     spec = document.check(ModelSpec)
     spec._path = path.resolve()  # noqa: SLF001 - not declared in the yaml, hence no field
-    if problems := [*_column_problems(spec), *_file_problems(spec)]:
+    if problems := [*_column_problems(spec), *_gate_problems(spec), *_task_problems(spec), *_file_problems(spec)]:
         raise document.error(problems)
     return spec
 
 
 def _column_problems(spec: ModelSpec) -> Iterator[Problem]:
     """Yield columns that are named where the features table has none, and a target the model could see."""
-    known = {*spec.keys, *spec.feature_columns}
-    for field in ("slices", "protected"):
-        for index, column in enumerate(getattr(spec, field)):
-            if column not in known:
-                yield (field, index), f"expected a key or a feature, got {column!r}."
+    known = {*spec.keys, *spec.feature_columns, *spec.protected}
+    for index, column in enumerate(spec.slices):
+        if column not in known:
+            yield ("slices", index), f"expected a key, a feature or a protected column, got {column!r}."
+    for index, column in enumerate(spec.protected):
+        if column in spec.features.numeric:
+            yield ("protected", index), f"{column!r} is a number: add a column of its bands, such as '30-39', as text."
     for index, column in enumerate(spec.monitoring.seasonal):
         if column not in spec.feature_columns:
             yield ("monitoring", "seasonal", index), f"expected a feature, got {column!r}."
     if spec.target.name in known:
         yield ("target", "name"), f"{spec.target.name!r} is also a key or a feature: the model would see its answer."
-    if spec.gate.slice_floor and not spec.slices:
-        yield ("gate", "slice_floor"), "a floor for slices needs columns under 'slices'."
+    if (block := spec.bootstrap.block) and block not in {*BLOCKS_OF_TIME, *known}:
+        units = ", ".join(BLOCKS_OF_TIME)
+        yield ("bootstrap", "block"), f"expected {units}, a key, a feature or a protected column, got {block!r}."
+
+
+def _gate_problems(spec: ModelSpec) -> Iterator[Problem]:
+    """Yield what the gate is to judge by and nothing measures."""
+    for name, bound in (("slice_floor", spec.gate.slice_floor), ("slice_ceiling", spec.gate.slice_ceiling)):
+        if bound and not spec.slices:
+            yield ("gate", name), f"a {name[6:]} for slices needs columns under 'slices'."
+    for index, limit in enumerate(spec.gate.fairness):
+        if not spec.protected:
+            yield ("gate", "fairness", index), "a limit between groups needs columns under 'protected'."
+        elif limit.attribute and limit.attribute not in spec.protected:
+            there = ", ".join(spec.protected)
+            yield ("gate", "fairness", index, "attribute"), f"expected one of {there}, got {limit.attribute!r}."
+
+
+def _task_problems(spec: ModelSpec) -> Iterator[Problem]:
+    """Yield metrics and measures that do not fit what is predicted."""
+    task, gate = spec.task, spec.gate
+    named: list[tuple[tuple[str | int, ...], str]] = [(("gate", "primary"), gate.primary)]
+    named += [(("gate", "limits", index, "metric"), limit.metric) for index, limit in enumerate(gate.limits)]
+    for name, bound in (("slice_floor", gate.slice_floor), ("slice_ceiling", gate.slice_ceiling)):
+        if bound:
+            named.append((("gate", name, "metric"), bound.metric))
+    for place, metric in named:
+        if metric not in task.metrics:
+            yield place, f"expected a metric of a {task.name} target: {', '.join(task.metrics)}; got {metric!r}."
+    measures = measures_of(task.rates)
+    for index, limit in enumerate(gate.fairness):
+        if limit.measure not in measures:
+            yield (
+                ("gate", "fairness", index, "measure"),
+                f"expected a measure of a {task.name} target: {', '.join(measures)}; got {limit.measure!r}.",
+            )
 
 
 def _file_problems(spec: ModelSpec) -> Iterator[Problem]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 from mlops_provider import use_case
 from mlops_provider.core import partitions
 from mlops_provider.core.drift import DriftPolicy
-from mlops_provider.core.gates import GatePolicy, Limit, Mode, SliceFloor
+from mlops_provider.core.fairness import MINIMUM_ROWS, FairnessLimit
+from mlops_provider.core.gates import GatePolicy, Limit, Mode, SliceCeiling, SliceFloor
 from mlops_provider.core.metrics import DIRECTIONS
-from mlops_provider.core.retrain import RetrainPolicy
+from mlops_provider.core.retrain import Drop, RetrainPolicy
 from mlops_provider.core.rollout import check_steps
 from mlops_provider.exceptions import MissingPartitionError
 
@@ -50,11 +53,21 @@ def _function(text: str) -> str:
     return text
 
 
+def _tolerance(given: object) -> float | str | None:
+    number = isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given) and given >= 0
+    if given is None or number or (isinstance(given, str) and re.fullmatch(r"\d+(\.\d+)? ?%", given)):
+        return given  # type: ignore[return-value]  # what it can be was just asked
+    raise ValueError(f"expected a number from 0, or a percentage such as '10 %', got {given!r}.")
+
+
 def _distinct(texts: tuple[str, ...]) -> tuple[str, ...]:
     if twice := sorted({text for text in texts if texts.count(text) > 1}):
         raise ValueError(f"each may stand here once: {', '.join(twice)}.")
     return texts
 
+
+BLOCKS_OF_TIME = ("hour", "day", "week")
+"""What may be resampled as a whole beside a column; they win over columns of these names."""
 
 Name = Annotated[str, Field(max_length=63), AfterValidator(_name)]
 Month = Annotated[str, AfterValidator(_month)]
@@ -85,10 +98,14 @@ class Functions(Declared):
 
 
 class Target(Declared):
-    """What is predicted: a column of ``outcomes`` that holds 0 and 1."""
+    """
+    What is predicted: a column of ``outcomes``.
+
+    :param task: "binary": it holds 0 and 1, and the probability of 1 is predicted. "regression": it holds numbers.
+    """
 
     name: Text
-    task: Literal["binary"] = "binary"
+    task: Literal["binary", "regression"] = "binary"
 
 
 class Features(Declared):
@@ -126,10 +143,13 @@ class Bootstrap(Declared):
 
     :param resamples: Draws; each contender is scored on the same ones.
     :param confidence: Coverage of an interval, between 0 and 1.
+    :param block: What is drawn as a whole, for rows of one block share what no other has: an "hour", "day" or "week" of
+        the event time, or a column. Without it single rows are drawn, as if none had to do with another.
     """
 
     resamples: Annotated[int, Field(ge=100)] = 300
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    block: Text | None = None
 
 
 class LimitSpec(Declared):
@@ -165,6 +185,46 @@ class SliceFloorSpec(Declared):
         return SliceFloor(**self.model_dump())
 
 
+class SliceCeilingSpec(Declared):
+    """What no slice of at least *minimum_rows* rows may exceed."""
+
+    metric: Metric
+    maximum: float
+    minimum_rows: Count
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.ceiling()
+        return self
+
+    def ceiling(self) -> SliceCeiling:
+        """Return it as the gate takes it."""
+        return SliceCeiling(**self.model_dump())
+
+
+class FairnessLimitSpec(Declared):
+    """
+    How far apart groups of people may lie; see :class:`mlops_provider.core.fairness.FairnessLimit`.
+
+    :param attribute: A column under ``protected``; each of them if left out.
+    """
+
+    measure: Text
+    attribute: Text | None = None
+    minimum: Share | None = None
+    maximum: Annotated[float, Field(ge=0)] | None = None
+    minimum_rows: Count = MINIMUM_ROWS
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.limit()
+        return self
+
+    def limit(self) -> FairnessLimit:
+        """Return it as the gate takes it."""
+        return FairnessLimit(**self.model_dump())
+
+
 class GateSpec(Declared):
     """What a candidate has to show; see :class:`mlops_provider.core.gates.GatePolicy`."""
 
@@ -175,6 +235,9 @@ class GateSpec(Declared):
         "linear",
     )
     slice_floor: SliceFloorSpec | None = None
+    slice_ceiling: SliceCeilingSpec | None = None
+    fairness: Annotated[tuple[FairnessLimitSpec, ...], Field(strict=False)] = ()
+    proxy_auc: Annotated[float, Field(gt=0.5, le=1)] = 0.75
     minimum_rows: Count = 1000
     mode: Mode = "enabled"
     mode_reason: str = ""
@@ -192,6 +255,9 @@ class GateSpec(Declared):
             limits=tuple(Limit(**limit.model_dump()) for limit in self.limits),
             baselines=self.baselines,
             slice_floor=self.slice_floor.floor() if self.slice_floor else None,
+            slice_ceiling=self.slice_ceiling.ceiling() if self.slice_ceiling else None,
+            fairness=tuple(limit.limit() for limit in self.fairness),
+            proxy_auc=self.proxy_auc,
             minimum_rows=self.minimum_rows,
             mode=self.mode,
             mode_reason=self.mode_reason,
@@ -221,6 +287,7 @@ class MonitoringSpec(Declared):
     """When drift is an alarm; see :class:`mlops_provider.core.drift.DriftPolicy`."""
 
     limit: Annotated[float, Field(gt=0)] = 0.1
+    categorical_limit: float = 0.1
     seasonal: Columns = ()
     seasonal_limit: Annotated[float, Field(gt=0)] | None = None
     alarm_share: Share = 0.3
@@ -238,22 +305,36 @@ class MonitoringSpec(Declared):
 
 
 class RetrainSpec(Declared):
-    """When to retrain; see :class:`mlops_provider.core.retrain.RetrainPolicy`."""
+    """
+    When to retrain; see :class:`mlops_provider.core.retrain.RetrainPolicy`.
+
+    :param performance_drop: Loss that is tolerated: a number, in units of the primary metric, or a text such as "10 %",
+        of the score at the gate. By default 0.02 for a binary target, 10 % for a regression.
+    """
 
     windows_needed: Count = 2
     windows_considered: Count = 3
-    performance_drop: Annotated[float, Field(ge=0)] = 0.02
+    performance_drop: Annotated[float | str | None, PlainValidator(_tolerance)] = None
     max_age_days: Count = 120
     cooldown_days: Days = 25
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        self.policy()
+        self.policy(Drop(0.0))
         return self
 
-    def policy(self) -> RetrainPolicy:
-        """Return it as the retrain decision takes it."""
-        return RetrainPolicy(**self.model_dump())
+    def policy(self, usual_drop: Drop) -> RetrainPolicy:
+        """
+        Return it as the retrain decision takes it.
+
+        :param usual_drop: Loss that is tolerated if none is declared.
+        """
+        return RetrainPolicy(**(self.model_dump() | {"performance_drop": self._drop() or usual_drop}))
+
+    def _drop(self) -> Drop | None:
+        if isinstance(self.performance_drop, str):
+            return Drop(float(self.performance_drop.removesuffix("%")) / 100, relative=True)
+        return None if self.performance_drop is None else Drop(self.performance_drop)
 
 
 class Resources(Declared):

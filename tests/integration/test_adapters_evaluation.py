@@ -8,6 +8,7 @@ import pytest
 from sklearn import metrics as sk
 
 from mlops_provider.adapters import evaluation
+from mlops_provider.adapters.tasks.binary import ScoredProbabilities
 from mlops_provider.exceptions import DataRejectedError
 
 pytestmark = pytest.mark.integration
@@ -65,7 +66,7 @@ def test_a_resample_scores_like_scikit_learn_with_the_same_weights(metric: str, 
     outcomes, probabilities = flights(200, decimals=decimals)
     weights = np.concatenate(list(evaluation.resampled_weights(200, 5, seed=3)))
 
-    draws = evaluation._Scored(probabilities, outcomes, (metric,)).draw(weights)[metric]
+    draws = ScoredProbabilities(probabilities, outcomes, (metric,)).draw(weights)[metric]
 
     expected = [REFERENCE[metric](outcomes, probabilities, sample_weight=weight) for weight in weights]
     np.testing.assert_allclose(draws, expected, rtol=1e-12)

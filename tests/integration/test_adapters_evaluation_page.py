@@ -49,7 +49,7 @@ BINS = (CalibrationBin(100, 0.1, 0.12), CalibrationBin(100, 0.4, 0.37))
 
 
 def page(evaluation: Evaluation = FOUND, policy: GatePolicy = POLICY, bins: tuple[CalibrationBin, ...] = BINS) -> str:
-    return " ".join(evaluation_page(evaluation, bins, policy, resamples=300, confidence=0.95).split())
+    return " ".join(evaluation_page(evaluation, bins, {}, policy, resamples=300, confidence=0.95).split())
 
 
 def test_it_shows_every_contender_with_the_metrics_that_the_gate_names() -> None:

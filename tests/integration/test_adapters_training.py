@@ -51,7 +51,7 @@ def test_a_search_gives_parameters_as_the_estimator_takes_them_and_their_validat
 
     fitted = training.fit(tree(found.params), numbers_only(), threads=1)
     later = numbers_only(seed=1)
-    again = evaluation.score("roc_auc", training.probabilities(fitted, later.X, threads=1), later.y)
+    again = evaluation.score("roc_auc", training.predictions(fitted, later.X, threads=1), later.y)
     assert set(found.params) == {"max_depth", "min_samples_leaf"}
     assert found.trials == 6
     assert found.score == pytest.approx(again)
@@ -117,7 +117,7 @@ def test_baselines_beat_nothing_and_something() -> None:
     fitted = training.baselines(examples(), numeric=["distance"], categorical=["carrier"], threads=1)
 
     later = examples(seed=1)
-    dummy, linear = (training.probabilities(fitted[name], later.X, threads=1) for name in ("dummy", "linear"))
+    dummy, linear = (training.predictions(fitted[name], later.X, threads=1) for name in ("dummy", "linear"))
     assert evaluation.score("roc_auc", dummy, later.y) == 0.5
     assert evaluation.score("roc_auc", linear, later.y) > 0.7
 
@@ -132,7 +132,7 @@ def test_baselines_take_missing_values_and_categories_they_never_saw() -> None:
 
     fitted = training.baselines(early, numeric=["distance", "seats"], categorical=["carrier"], threads=1)
 
-    assert np.isfinite(training.probabilities(fitted["linear"], later.X, threads=1)).all()
+    assert np.isfinite(training.predictions(fitted["linear"], later.X, threads=1)).all()
 
 
 def test_outcomes_that_are_all_alike_are_refused() -> None:

@@ -284,13 +284,12 @@ def test_several_models_need_a_name_in_the_path(own_world: World) -> None:
 def test_more_requests_than_may_wait_are_sent_away(tmp_path: Path) -> None:
     released = threading.Event()
 
-    class SlowPipeline:
-        def predict_proba(self, rows: pd.DataFrame) -> np.ndarray:
-            released.wait(10)
-            return np.full((len(rows), 2), 0.5)
+    def slowly(rows: pd.DataFrame) -> np.ndarray:
+        released.wait(10)
+        return np.full(len(rows), 0.5)
 
     columns = (Column("distance", "number"),)
-    slow = LoadedVersion("1", SlowPipeline(), columns)
+    slow = LoadedVersion("1", slowly, columns)
     follower = SimpleNamespace(model=MODEL, trouble="", snapshot=Snapshot(MODEL, 1, {"1": 100}, {"1": slow}))
     log = SegmentWriter(tmp_path, "server")
     app = ModelServerApp([ServedModel(follower, log)], workers=1, most_waiting=1)

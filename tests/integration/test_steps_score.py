@@ -113,8 +113,8 @@ def test_every_row_is_predicted_as_the_model_itself_does(world: World) -> None:
 
     predicted = world.stores.tables.read(world.score())
 
-    assert list(predicted.columns) == [*world.spec.keys, world.spec.event_time, "probability", "version", "scored_by"]
-    assert predicted["probability"].to_numpy() == pytest.approx(world.expected("1"))
+    assert list(predicted.columns) == [*world.spec.keys, world.spec.event_time, "prediction", "version", "scored_by"]
+    assert predicted["prediction"].to_numpy() == pytest.approx(world.expected("1"))
     assert set(predicted["version"]) == {"1"}
     assert set(predicted["scored_by"]) == {"flight_delays_score/first/score_batch/-1"}
     assert predicted[list(world.spec.keys)].equals(world.rows()[list(world.spec.keys)])
@@ -139,7 +139,7 @@ def test_the_version_with_most_traffic_of_what_settled_last_predicts(world: Worl
 
     assert set(under_way["version"]) == {"1"}
     assert set(settled["version"]) == {"2"}
-    assert settled["probability"].to_numpy() == pytest.approx(world.expected("2"))
+    assert settled["prediction"].to_numpy() == pytest.approx(world.expected("2"))
 
 
 def test_a_rollout_that_never_settled_has_no_champion(world: World) -> None:
@@ -199,4 +199,4 @@ def test_predicting_in_batches_changes_no_prediction(world: World, monkeypatch: 
 
     predicted = world.stores.tables.read(world.score())
 
-    assert predicted["probability"].to_numpy() == pytest.approx(world.expected("1"))
+    assert predicted["prediction"].to_numpy() == pytest.approx(world.expected("1"))

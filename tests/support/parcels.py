@@ -110,7 +110,14 @@ DECLARED: Mapping[str, Any] = {
         "baselines": ["dummy"],
         "minimum_rows": 100,
     },
-    "monitoring": {"limit": 0.5, "seasonal": ["weight"], "alarm_share": 0.0, "sample_rows": 600, "minimum_rows": 100},
+    "monitoring": {
+        "limit": 0.5,
+        "categorical_limit": 0.2,
+        "seasonal": ["weight"],
+        "alarm_share": 0.0,
+        "sample_rows": 600,
+        "minimum_rows": 100,
+    },
     "retrain": {
         "windows_needed": 2,
         "windows_considered": 3,

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from mlops_provider.core import partitions
 from mlops_provider.core.metrics import Interval
-from mlops_provider.core.retrain import RetrainDecision, RetrainPolicy, Window, decide
+from mlops_provider.core.retrain import Drop, RetrainDecision, RetrainPolicy, Window, decide
 
 POLICY = RetrainPolicy(
-    windows_needed=2, windows_considered=3, performance_drop=0.02, max_age_days=150, cooldown_days=40
+    windows_needed=2, windows_considered=3, performance_drop=Drop(0.02), max_age_days=150, cooldown_days=40
 )
 FINE = Interval(0.74, 0.73, 0.75)
 BAD = Interval(0.70, 0.69, 0.71)

@@ -14,7 +14,7 @@ import yaml
 from mlops_provider.checked_yaml import Document
 from mlops_provider.core.drift import DriftPolicy
 from mlops_provider.core.gates import GatePolicy, Limit, SliceFloor
-from mlops_provider.core.retrain import RetrainPolicy
+from mlops_provider.core.retrain import Drop, RetrainPolicy
 from mlops_provider.exceptions import SpecError
 from mlops_provider.spec import ModelSpec, load_spec
 from mlops_provider.use_case import load_function
@@ -124,7 +124,7 @@ def test_every_policy_reaches_core_as_declared(declare: Declare) -> None:
         "first week",
     )
     assert spec.drift_policy == DriftPolicy(0.2, ("temp",), 3, 0.5, 10_000, 1000)
-    assert spec.retrain_policy == RetrainPolicy(1, 2, 0.02, 90, 25)
+    assert spec.retrain_policy == RetrainPolicy(1, 2, Drop(0.02), 90, 25)
     assert spec.rollout_steps == (100,)
     assert spec.time_zone == "America/New_York"
     assert spec.resources["train_model"].pool == "training"  # type: ignore[index]  # a StrEnum is its text
@@ -157,7 +157,11 @@ WRONG = [
     ({"first_partition": "2013-13"}, "13: first_partition: expected a month such as '2013-01', got '2013-13'."),
     ({"label_lag_days": 2.5}, "14: label_lag_days: expected a whole number, got 2.5."),
     ({"label_lag_days": -1}, "14: label_lag_days: expected greater than or equal to 0, got -1."),
-    ({"target.task": "regression"}, "17: target.task: expected 'binary', got 'regression'."),
+    ({"target.task": "ranking"}, "17: target.task: expected 'binary' or 'regression', got 'ranking'."),
+    (
+        {"target.task": "regression"},
+        "26: gate.primary: expected a metric of a regression target: rmse, mae, median_absolute_error, r2, absolute_bi",
+    ),
     ({"target.name": "origin"}, "16: target.name: 'origin' is also a key or a feature: the model would see its answer"),
     ({"expectations": "gone.yaml"}, "17: expectations: there is no file 'gone.yaml' beside this one."),
     ({"features": {}}, "18: features: expected at least one numeric or categorical column."),
@@ -182,7 +186,7 @@ WRONG = [
     ({"gate.baselines": ["linear", "magic"]}, "28: gate.baselines.1: expected 'dummy' or 'linear', got 'magic'."),
     (
         {"gate.slice_floor": {"metric": "brier", "minimum": 0.1, "minimum_rows": 5}},
-        "26: gate.slice_floor: a floor needs a metric where more is better; 'brier' is better when less.",
+        "26: gate.slice_floor: a floor needs a metric where more is better; 'brier' is better when less: give a",
     ),
     (
         {"gate.slice_floor": {"metric": "roc_auc", "minimum": 0.1, "minimum_rows": 5}},
@@ -193,8 +197,60 @@ WRONG = [
     ({"gate.mode": True}, "26: gate.mode: expected 'enabled', 'dry_run' or 'disabled', got true."),
     ({"gate.threshold": 1}, "26: gate.threshold: unknown key; known here: primary, limits, "),
     ({"time_zone": "Mars/Base"}, "26: time_zone: expected a time zone such as 'America/New_York', got 'Mars/Base'."),
-    ({"slices": ["dest"]}, "27: slices.0: expected a key or a feature, got 'dest'."),
-    ({"protected": ["age"]}, "27: protected.0: expected a key or a feature, got 'age'."),
+    ({"slices": ["dest"]}, "27: slices.0: expected a key, a feature or a protected column, got 'dest'."),
+    (
+        {"protected": ["temp"]},
+        "27: protected.0: 'temp' is a number: add a column of its bands, such as '30-39', as text.",
+    ),
+    (
+        {"gate.slice_ceiling": {"metric": "brier", "maximum": 0.1, "minimum_rows": 5}},
+        "26: gate.slice_ceiling: a ceiling for slices needs columns under 'slices'.",
+    ),
+    (
+        {"gate.slice_ceiling": {"metric": "roc_auc", "maximum": 0.1, "minimum_rows": 5}},
+        "26: gate.slice_ceiling: a ceiling needs a metric where less is better; 'roc_auc' is better when more: give a",
+    ),
+    (
+        {
+            "slices": ["origin"],
+            "gate.slice_floor": {"metric": "roc_auc", "minimum": 0.5, "minimum_rows": 5},
+            "gate.slice_ceiling": {"metric": "brier", "maximum": 0.1, "minimum_rows": 5},
+        },
+        "24: gate: slices have either a floor or a ceiling: they are scored by one metric.",
+    ),
+    (
+        {"gate.fairness": [{"measure": "equalized_odds_difference", "maximum": 0.1}]},
+        "27: gate.fairness.0: a limit between groups needs columns under 'protected'.",
+    ),
+    (
+        {
+            "protected": ["sex"],
+            "gate.fairness": [{"measure": "equalized_odds_difference", "attribute": "race", "maximum": 0.1}],
+        },
+        "28: gate.fairness.0.attribute: expected one of sex, got 'race'.",
+    ),
+    (
+        {"protected": ["sex"], "gate.fairness": [{"measure": "mae_difference", "maximum": 0.1}]},
+        "27: gate.fairness.0.measure: expected a measure of a binary target: demographic_parity_difference, ",
+    ),
+    (
+        {"gate.fairness": [{"measure": "equal_odds", "maximum": 0.1}]},
+        "27: gate.fairness.0: expected one of demographic_parity_difference, ",
+    ),
+    (
+        {"gate.fairness": [{"measure": "demographic_parity_ratio", "maximum": 0.1}]},
+        "27: gate.fairness.0: 'demographic_parity_ratio' needs a minimum and nothing else: a ratio is better when more",
+    ),
+    (
+        {"bootstrap": {"block": "fortnight"}},
+        "27: bootstrap.block: expected hour, day, week, a key, a feature or a prot",
+    ),
+    (
+        {"monitoring": {"categorical_limit": 0.9}},
+        "26: monitoring: the categorical limit must be above 0 and at most 0.",
+    ),
+    ({"retrain": {"performance_drop": "a lot"}}, "27: retrain.performance_drop: expected a number from 0, or a perce"),
+    ({"retrain": {"performance_drop": [1]}}, "27: retrain.performance_drop: expected a number from 0, or a percenta"),
     ({"seed": {"a": 1}}, "26: seed: expected a whole number, got keys and values."),
     ({"bootstrap": {"confidence": 95}}, "27: bootstrap.confidence: expected less than 1, got 95."),
     ({"search": {"trials": True}}, "27: search.trials: expected a whole number, got true."),

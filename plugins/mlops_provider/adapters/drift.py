@@ -31,11 +31,9 @@ with warnings.catch_warnings():
 
 NUMERIC_METHOD = ("wasserstein", "Wasserstein distance (normed)")
 CATEGORICAL_METHOD = ("jensenshannon", "Jensen-Shannon distance")
-CATEGORICAL_LIMIT = 0.2
-"""Highest limit of a categorical column, also where the policy says more: its distance ends at 0.83."""
 
 PREDICTION = "prediction"
-"""Column of the predicted probabilities in scores and reports."""
+"""Column of the predictions in scores and reports."""
 
 _MISSING, _PRESENT = "(missing)", "(present)"
 _LINES_PER_PLOT = 6  # Evidently has six colours, and cuts off long legends
@@ -80,7 +78,7 @@ def measure(
 
     :param reference: What the model was trained on, (n_rows, n_columns).
     :param current: The month under review, same columns.
-    :param predictions: Predicted probabilities to compare as well, reference first; they need not be of the same rows.
+    :param predictions: Predictions to compare as well, as numbers, reference first; they need not be of the same rows.
     :param seed: The same seed and rows give the same sample.
     :param as_of: Data time of the snapshot.
     :param name: Name of the snapshot in Evidently's UI.
@@ -149,7 +147,7 @@ class _SeasonalTable(DataDriftPreset):  # type: ignore[misc]  # Evidently has no
 
 def _limits(policy: DriftPolicy, numeric: Sequence[str], categorical: Sequence[str]) -> dict[str, float]:
     """Score from which each column counts as drifted."""
-    return dict.fromkeys(numeric, policy.limit) | dict.fromkeys(categorical, min(policy.limit, CATEGORICAL_LIMIT))
+    return dict.fromkeys(numeric, policy.limit) | dict.fromkeys(categorical, policy.categorical_limit)
 
 
 def _tables(policy: DriftPolicy, *, numeric: Sequence[str], categorical: Sequence[str]) -> list[Any]:

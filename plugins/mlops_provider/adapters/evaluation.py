@@ -9,25 +9,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from mlops_provider.adapters import tasks
+from mlops_provider.adapters.fairness import GroupRows, disparities, group_scores, groups_of
+from mlops_provider.adapters.tasks.base import Draws, Floats, Rows, Scored, Task
 from mlops_provider.core.evaluation import CANDIDATE, Comparison, SliceScore
+from mlops_provider.core.fairness import Disparity, FairnessLimit, GroupScore
 from mlops_provider.core.metrics import DIRECTIONS, Interval
 from mlops_provider.core.payload import Payload
 from mlops_provider.exceptions import DataRejectedError
 
-METRICS = tuple(DIRECTIONS)
-"""Every metric this package knows. Those of predicted classes call a probability above 0.5 positive."""
-
-_RANKED = frozenset({"roc_auc", "average_precision"})
-_LOSSES = frozenset({"brier", "log_loss"})
 _CELLS_AT_ONCE = 1_000_000  # weights held in memory at a time; 8 MB as float64, so that a chunk stays near the caches
-
-Floats = NDArray[np.float64]
-Draws = dict[str, Floats]  # metric -> (1 + resamples,); the first value is that of the rows themselves
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationBin(Payload):
-    """Rows of similar predicted probability: what was promised, what happened (both 0-1)."""
+    """Rows of similar predictions: their means, predicted and observed, in units of the target (0-1 if binary)."""
 
     rows: int
     predicted: float
@@ -36,104 +32,59 @@ class CalibrationBin(Payload):
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What `evaluate` measured, contender by contender, on the same rows and the same resamples."""
+    """
+    What `evaluate` measured, contender by contender, on the same rows and the same resamples.
+
+    :param blocks: Blocks that were drawn as a whole; None if single rows were.
+    :param groups: The subject on each group of each protected attribute.
+    :param residuals: Errors of the subject summed up; empty where that says nothing.
+    """
 
     rows: int
     metrics: Mapping[str, Mapping[str, Interval]]
     comparisons: tuple[Comparison, ...]
     slices: tuple[SliceScore, ...]
     calibration: tuple[CalibrationBin, ...]
+    blocks: int | None
+    groups: tuple[GroupScore, ...]
+    disparities: tuple[Disparity, ...]
+    residuals: Mapping[str, float]
 
 
-class _Scored:
+def blocks_of(frame: pd.DataFrame, block: str | None, *, event_time: str, time_zone: str) -> NDArray[np.intp] | None:
     """
-    One column of predictions, prepared for many weightings of its rows.
+    Number the blocks that rows are resampled in.
 
-    ROC AUC and average precision follow Fawcett, "An introduction to ROC analysis" (2006): rows are sorted by falling
-    score once, and each weighting then needs cumulative sums only, read where a group of equal scores ends.
-
-    :param rows: Positions of the rows that count, or all when None.
+    :param frame: Event time, and the column that *block* may name, (n_rows, …).
+    :param block: "hour", "day" or "week" of the event time, in *time_zone*; or a column; None for single rows.
+    :return: The number of each row's block, from 0, (n_rows,).
     """
-
-    def __init__(
-        self, probabilities: Floats, outcomes: Floats, metrics: Sequence[str], rows: NDArray[np.intp] | None = None
-    ) -> None:
-        scores = probabilities if rows is None else probabilities[rows]
-        labels = outcomes if rows is None else outcomes[rows]
-        falling = np.argsort(-scores, kind="stable")
-        self.order = falling if rows is None else rows[falling]
-        self.scores = scores[falling]
-        self.labels = labels[falling]
-        self.metrics = tuple(metrics)
-        changes = np.flatnonzero(np.diff(self.scores)) if len(scores) else np.empty(0, dtype=np.intp)
-        ends = np.append(changes, len(scores) - 1)
-        self.ends = None if len(ends) == len(scores) else ends  # None: no two scores are equal
-
-    def draw(self, weights: Floats) -> Draws:
-        """
-        Score the rows once per weighting.
-
-        :param weights: How often each row counts, (n_draws, n_rows).
-        :return: Per metric (n_draws,); NaN where it is undefined, such as ROC AUC of one class.
-        """
-        weights = np.take(weights, self.order, axis=1)
-        results: Draws = {}
-        with np.errstate(invalid="ignore", divide="ignore"):
-            if _RANKED.intersection(self.metrics):
-                results |= self._ranked(weights)
-            for metric in _LOSSES.intersection(self.metrics):
-                results[metric] = weights @ self._losses(metric) / weights.sum(axis=1)
-            if set(self.metrics) - _RANKED - _LOSSES:
-                results |= self._classified(weights)
-        return {metric: results[metric] for metric in self.metrics}
-
-    def _ranked(self, weights: Floats) -> Draws:
-        true_positives = np.cumsum(weights * self.labels, axis=1)
-        counted = np.cumsum(weights, axis=1)
-        if self.ends is not None:
-            true_positives, counted = true_positives[:, self.ends], counted[:, self.ends]
-        positives = true_positives[:, -1]
-        negatives = counted[:, -1] - positives
-        gained = np.diff(true_positives, axis=1, prepend=0.0)
-        results: Draws = {}
-        if "roc_auc" in self.metrics:
-            false_positives = counted - true_positives
-            width = np.diff(false_positives, axis=1, prepend=0.0)
-            area = np.einsum("ij,ij->i", width, true_positives - gained / 2)
-            results["roc_auc"] = area / (positives * negatives)
-        if "average_precision" in self.metrics:
-            precision = true_positives / np.maximum(counted, 1.0)
-            results["average_precision"] = np.einsum("ij,ij->i", gained, precision) / positives
-        return results
-
-    def _losses(self, metric: str) -> Floats:
-        if metric == "brier":
-            return np.asarray((self.scores - self.labels) ** 2)
-        tiny = np.finfo(np.float64).eps
-        promised = np.where(self.labels == 1, self.scores, 1 - self.scores)
-        return np.asarray(-np.log(np.clip(promised, tiny, 1 - tiny)))
-
-    def _classified(self, weights: Floats) -> Draws:
-        called = self.scores > 0.5
-        happened = self.labels == 1
-        cells = np.stack([called & happened, called & ~happened, ~called & happened, ~called & ~happened], axis=1)
-        tp, fp, fn, tn = (weights @ cells.astype(np.float64)).T
-        return {
-            "accuracy": (tp + tn) / (tp + fp + fn + tn),
-            "balanced_accuracy": (tp / (tp + fn) + tn / (tn + fp)) / 2,
-            "precision": tp / (tp + fp),
-            "recall": tp / (tp + fn),
-            "f1": 2 * tp / (2 * tp + fp + fn),
-        }
+    if block is None:
+        return None
+    if block in _UNITS:
+        local = frame[event_time].dt.tz_convert(time_zone).dt.tz_localize(None)
+        named: pd.Series = local.dt.to_period(_UNITS[block])
+    else:
+        named = frame[block]
+    return np.asarray(pd.factorize(named, use_na_sentinel=False)[0], dtype=np.intp)
 
 
-def resampled_weights(rows: int, resamples: int, seed: int) -> Iterator[Floats]:
+_UNITS: Mapping[str, str] = {"hour": "h", "day": "D", "week": "W"}
+
+
+def resampled_weights(rows: int, resamples: int, seed: int, blocks: NDArray[np.intp] | None = None) -> Iterator[Floats]:
     """
     Give how often each row counts, a chunk of draws at a time, each chunk (n_draws, rows).
 
-    The first draw counts every row once; the others are multinomial resamples (the ordinary bootstrap of Efron).
-    Draw number b depends on the seed and b only, so that more resamples extend a series and never change it.
+    The first draw counts every row once; the others are multinomial resamples, of the rows (the ordinary bootstrap of
+    Efron) or of whole *blocks*. The latter is the cluster bootstrap of Field and Welsh, "Bootstrapping clustered data"
+    (2007); with days or weeks as blocks it is the non-overlapping block bootstrap of Carlstein (1986), a relative of
+    Künsch's (1989). Draw number b depends on the seed and b only, so that more resamples extend a series and never
+    change it.
+
+    :param blocks: Number of each row's block, from 0 without a gap, (n_rows,).
     """
+    units = rows if blocks is None else int(blocks.max(initial=-1)) + 1
     at_once = max(1, _CELLS_AT_ONCE // max(rows, 1))
     for first in range(0, resamples + 1, at_once):
         numbers = range(first, min(first + at_once, resamples + 1))
@@ -141,24 +92,105 @@ def resampled_weights(rows: int, resamples: int, seed: int) -> Iterator[Floats]:
         for position, number in enumerate(numbers):
             if number == 0:
                 chunk[position] = 1.0
-            else:
-                picked = np.random.default_rng([seed, number]).integers(rows, size=rows)
-                chunk[position] = np.bincount(picked, minlength=rows)
+                continue
+            picked = np.random.default_rng([seed, number]).integers(units, size=units)
+            counts = np.bincount(picked, minlength=units)
+            chunk[position] = counts if blocks is None else counts[blocks]
         yield chunk
 
 
-def _bootstrap(columns: Mapping[object, _Scored], *, rows: int, resamples: int, seed: int) -> dict[object, Draws]:
-    parts: dict[object, list[Draws]] = {name: [] for name in columns}
-    for weights in resampled_weights(rows, resamples, seed):
-        for name, column in columns.items():
-            parts[name].append(column.draw(weights))
-    return {
-        name: {metric: np.concatenate([draws[metric] for draws in drawn]) for metric in columns[name].metrics}
-        for name, drawn in parts.items()
+def evaluate(
+    predictions: Mapping[str, ArrayLike],
+    outcomes: ArrayLike,
+    frame: pd.DataFrame,
+    *,
+    slices: Sequence[str],
+    slice_metric: str,
+    resamples: int,
+    confidence: float,
+    seed: int,
+    subject: str = CANDIDATE,
+    task: Task = tasks.BINARY,
+    metrics: Sequence[str] | None = None,
+    blocks: ArrayLike | None = None,
+    protected: Sequence[str] = (),
+    primary: str | None = None,
+    fairness: Sequence[FairnessLimit] = (),
+) -> Scores:
+    """
+    Score every contender on the same rows and the same bootstrap resamples, so that differences are paired.
+
+    :param predictions: What each contender predicted, as *task* predicts, each (n_rows,).
+    :param outcomes: What happened, (n_rows,).
+    :param frame: Columns that *slices* and *protected* name, (n_rows, …).
+    :param confidence: Share of resamples inside an interval, 0-1.
+    :param subject: The contender that is compared with each other one, and scored by slice and group.
+    :param metrics: Metrics to measure; every one of *task* if left out.
+    :param blocks: Which block a row belongs to, (n_rows,); blocks are resampled as a whole. None: single rows are.
+    :param protected: Columns that name groups of people.
+    :param primary: Metric that is also measured for each group.
+    :param fairness: Limits whose smallest group sets which groups are compared.
+    :raises DataRejectedError: Outcomes that no model can be judged on, a prediction that is NaN, or a single block.
+        Not retried.
+    """
+    columns, labels = _checked(predictions, outcomes, task)
+    metrics = task.about.metrics if metrics is None else tuple(metrics)
+    drawn = _numbered(blocks)
+    scored: dict[object, Scored] = {name: task.scored(values, labels, metrics) for name, values in columns.items()}
+    parts = list(_slice_rows(frame, slices))
+    for column, value, positions in parts:
+        scored[(column, value)] = task.scored(columns[subject], labels, (slice_metric,), positions)
+    groups = groups_of(frame, protected)
+    for group in groups:
+        scored[group.rates_key] = task.rates(columns[subject], labels, group.rows)
+        if primary is not None:
+            scored[group.primary_key] = task.scored(columns[subject], labels, (primary,), group.rows)
+
+    draws = _bootstrap(scored, rows=len(labels), resamples=resamples, seed=seed, blocks=drawn)
+
+    comparisons = []
+    for name in columns:
+        for metric in metrics if name != subject else ():
+            difference = (draws[subject][metric] - draws[name][metric]) * DIRECTIONS[metric]
+            if (interval := interval_of(difference, confidence)) is not None:
+                comparisons.append(Comparison(opponent=name, metric=metric, difference=interval))
+    slice_scores = []
+    for column, value, positions in parts:
+        if (interval := interval_of(draws[(column, value)][slice_metric], confidence)) is not None:
+            slice_scores.append(
+                SliceScore(column=column, value=value, rows=len(positions), metric=slice_metric, score=interval)
+            )
+    by_group: dict[GroupRows, Draws] = {
+        group: {**draws.get(group.primary_key, {}), **draws[group.rates_key]} for group in groups
     }
+    return Scores(
+        rows=len(labels),
+        metrics={name: _intervals(draws[name], confidence) for name in columns},
+        comparisons=tuple(comparisons),
+        slices=tuple(slice_scores),
+        calibration=calibration(columns[subject], labels),
+        blocks=None if drawn is None else int(drawn.max()) + 1,
+        groups=group_scores(by_group, lambda values: interval_of(values, confidence)),
+        disparities=disparities(by_group, task.about, fairness, lambda values: interval_of(values, confidence)),
+        residuals=task.residuals(columns[subject], labels),
+    )
 
 
-def _interval(draws: Floats, confidence: float) -> Interval | None:
+def score(metric: str, predictions: ArrayLike, outcomes: ArrayLike, *, task: Task = tasks.BINARY) -> float:
+    """Score predictions once, without an interval; raises as `evaluate` does."""
+    columns, labels = _checked({"predictions": predictions}, outcomes, task)
+    return float(task.scored(columns["predictions"], labels, (metric,)).draw(np.ones((1, len(labels))))[metric][0])
+
+
+def calibration(predictions: ArrayLike, outcomes: ArrayLike, *, bins: int = 10) -> tuple[CalibrationBin, ...]:
+    """Compare predicted and observed means in *bins* groups of about equally many rows, by rising prediction."""
+    values = np.asarray(predictions, dtype=np.float64)
+    labels = np.asarray(outcomes, dtype=np.float64)
+    groups = (part for part in np.array_split(np.argsort(values, kind="stable"), bins) if len(part))
+    return tuple(CalibrationBin(len(part), float(values[part].mean()), float(labels[part].mean())) for part in groups)
+
+
+def interval_of(draws: Floats, confidence: float) -> Interval | None:
     """Percentile interval; None where the rows themselves leave the metric undefined (a single class)."""
     if not np.isfinite(draws[0]):
         return None
@@ -169,15 +201,46 @@ def _interval(draws: Floats, confidence: float) -> Interval | None:
     return Interval(float(draws[0]), float(low), float(high))
 
 
-def _slice_rows(frame: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[str, str, NDArray[np.intp]]]:
+def _intervals(draws: Draws, confidence: float) -> dict[str, Interval]:
+    measured = {metric: interval_of(values, confidence) for metric, values in draws.items()}
+    return {metric: interval for metric, interval in measured.items() if interval is not None}
+
+
+def _bootstrap(
+    columns: Mapping[object, Scored], *, rows: int, resamples: int, seed: int, blocks: NDArray[np.intp] | None
+) -> dict[object, Draws]:
+    """Score every column on every draw; the first value of each is that of the rows themselves."""
+    parts: dict[object, list[Draws]] = {name: [] for name in columns}
+    for weights in resampled_weights(rows, resamples, seed, blocks):
+        for name, column in columns.items():
+            parts[name].append(column.draw(weights))
+    return {
+        name: {metric: np.concatenate([draws[metric] for draws in drawn]) for metric in columns[name].metrics}
+        for name, drawn in parts.items()
+    }
+
+
+def _numbered(blocks: ArrayLike | None) -> NDArray[np.intp] | None:
+    """Number blocks without a gap: these rows may be a part of those that were numbered."""
+    if blocks is None:
+        return None
+    names, numbers = np.unique(np.asarray(blocks), return_inverse=True)
+    if len(names) < 2:
+        raise DataRejectedError(
+            f"{len(names)} block(s) to resample: every draw would be the same rows. Declare smaller blocks."
+        )
+    return np.asarray(numbers, dtype=np.intp)
+
+
+def _slice_rows(frame: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[str, str, Rows]]:
     for column in columns:
         for value, positions in frame.groupby(column, observed=True, dropna=False).indices.items():
             yield column, str(value), np.asarray(positions, dtype=np.intp)
 
 
-def _checked(probabilities: Mapping[str, ArrayLike], outcomes: ArrayLike) -> tuple[dict[str, Floats], Floats]:
+def _checked(predictions: Mapping[str, ArrayLike], outcomes: ArrayLike, task: Task) -> tuple[dict[str, Floats], Floats]:
     labels = np.asarray(outcomes, dtype=np.float64)
-    columns = {name: np.asarray(values, dtype=np.float64) for name, values in probabilities.items()}
+    columns = {name: np.asarray(values, dtype=np.float64) for name, values in predictions.items()}
     for name, values in columns.items():
         if values.shape != labels.shape:
             raise ValueError(f"{name}: {values.shape[0]} predictions for {labels.shape[0]} outcomes.")
@@ -185,80 +248,5 @@ def _checked(probabilities: Mapping[str, ArrayLike], outcomes: ArrayLike) -> tup
             raise DataRejectedError(
                 f"{name}: {int((~np.isfinite(values)).sum())} of {len(values)} predictions are NaN."
             )
-    classes = np.unique(labels)
-    if not np.array_equal(classes, [0.0, 1.0]):
-        raise DataRejectedError(
-            f"{len(labels)} labelled rows with {len(classes)} class(es): both 0 and 1 are needed to score a model."
-        )
+    task.require_scorable(labels)
     return columns, labels
-
-
-def evaluate(
-    probabilities: Mapping[str, ArrayLike],
-    outcomes: ArrayLike,
-    frame: pd.DataFrame,
-    *,
-    slices: Sequence[str],
-    slice_metric: str,
-    resamples: int,
-    confidence: float,
-    seed: int,
-    subject: str = CANDIDATE,
-    metrics: Sequence[str] = METRICS,
-) -> Scores:
-    """
-    Score every contender on the same rows and the same bootstrap resamples, so that differences are paired.
-
-    :param probabilities: Predicted probability of the positive class by contender, each (n_rows,).
-    :param outcomes: What happened, 0 or 1, (n_rows,).
-    :param frame: Columns that *slices* name, (n_rows, …).
-    :param confidence: Share of resamples inside an interval, 0-1.
-    :param subject: The contender that is compared with each other one, and scored by slice.
-    :raises DataRejectedError: Outcomes of one class only, or a prediction that is NaN. Not retried.
-    """
-    columns, labels = _checked(probabilities, outcomes)
-    scored: dict[object, _Scored] = {name: _Scored(values, labels, metrics) for name, values in columns.items()}
-    parts = list(_slice_rows(frame, slices))
-    for column, value, positions in parts:
-        scored[(column, value)] = _Scored(columns[subject], labels, (slice_metric,), positions)
-
-    draws = _bootstrap(scored, rows=len(labels), resamples=resamples, seed=seed)
-
-    comparisons = []
-    for name in columns:
-        for metric in metrics if name != subject else ():
-            difference = (draws[subject][metric] - draws[name][metric]) * DIRECTIONS[metric]
-            if (interval := _interval(difference, confidence)) is not None:
-                comparisons.append(Comparison(opponent=name, metric=metric, difference=interval))
-    slice_scores = []
-    for column, value, positions in parts:
-        if (interval := _interval(draws[(column, value)][slice_metric], confidence)) is not None:
-            slice_scores.append(
-                SliceScore(column=column, value=value, rows=len(positions), metric=slice_metric, score=interval)
-            )
-    return Scores(
-        rows=len(labels),
-        metrics={name: _intervals(draws[name], confidence) for name in columns},
-        comparisons=tuple(comparisons),
-        slices=tuple(slice_scores),
-        calibration=calibration(columns[subject], labels),
-    )
-
-
-def _intervals(draws: Draws, confidence: float) -> dict[str, Interval]:
-    measured = {metric: _interval(values, confidence) for metric, values in draws.items()}
-    return {metric: interval for metric, interval in measured.items() if interval is not None}
-
-
-def score(metric: str, probabilities: ArrayLike, outcomes: ArrayLike) -> float:
-    """Score predictions once, without an interval; raises as `evaluate` does."""
-    columns, labels = _checked({"predictions": probabilities}, outcomes)
-    return float(_Scored(columns["predictions"], labels, (metric,)).draw(np.ones((1, len(labels))))[metric][0])
-
-
-def calibration(probabilities: ArrayLike, outcomes: ArrayLike, *, bins: int = 10) -> tuple[CalibrationBin, ...]:
-    """Compare promised and observed rates in *bins* groups of about equally many rows, by rising probability."""
-    values = np.asarray(probabilities, dtype=np.float64)
-    labels = np.asarray(outcomes, dtype=np.float64)
-    groups = (part for part in np.array_split(np.argsort(values, kind="stable"), bins) if len(part))
-    return tuple(CalibrationBin(len(part), float(values[part].mean()), float(labels[part].mean())) for part in groups)

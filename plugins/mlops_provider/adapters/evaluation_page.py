@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,29 +10,10 @@ import jinja2
 
 from mlops_provider.adapters.evaluation import CalibrationBin
 from mlops_provider.core.evaluation import Evaluation
+from mlops_provider.core.fairness import MEASURES, RATES, Disparity
 from mlops_provider.core.gates import GatePolicy
-from mlops_provider.core.metrics import DIRECTIONS, Interval
-
-TITLES = {
-    "roc_auc": "ROC AUC",
-    "average_precision": "Average precision",
-    "brier": "Brier score",
-    "log_loss": "Log loss",
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "precision": "Precision",
-    "recall": "Recall",
-    "f1": "F1",
-}
-SHOWN = ("roc_auc", "average_precision", "brier", "log_loss")
-"""Metrics that every report shows; those that the gate names come after them."""
-
-CONTENDERS = {
-    "candidate": "candidate",
-    "champion": "champion in service",
-    "dummy": "dummy: the base rate",
-    "linear": "logistic regression",
-}
+from mlops_provider.core.metrics import DIRECTIONS, METRICS, Interval, number, signed
+from mlops_provider.core.tasks import TASKS, TargetTask
 
 _templates = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -41,6 +22,7 @@ _templates = jinja2.Environment(
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
 )
+_templates.filters |= {"number": number, "signed": signed}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,37 +64,44 @@ def _finding(difference: Interval) -> str:
 def evaluation_page(
     evaluation: Evaluation,
     calibration: Sequence[CalibrationBin],
+    residuals: Mapping[str, float],
     policy: GatePolicy,
     *,
     resamples: int,
     confidence: float,
 ) -> str:
     """
-    Write the evaluation report: contenders, paired differences, slices, calibration.
+    Write the evaluation report: contenders, paired differences, slices, fairness, calibration.
 
+    :param residuals: Errors of the candidate summed up, by name; empty for a target of 0 and 1.
     :param resamples: Bootstrap resamples behind each interval.
     :param confidence: Share of them inside an interval, 0-1.
     :return: HTML, readable in light and dark.
     """
-    metrics = [
-        *SHOWN,
-        *dict.fromkeys(
-            metric for metric in (policy.primary, *(limit.metric for limit in policy.limits)) if metric not in SHOWN
-        ),
-    ]
+    task = TASKS[evaluation.task]
+    named = (policy.primary, *(limit.metric for limit in policy.limits))
     return _templates.get_template("evaluation.html").render(
         evaluation=evaluation,
         policy=policy,
+        bound=policy.slice_bound,
+        task=task,
         resamples=resamples,
         confidence=confidence,
-        metrics=metrics,
-        titles=TITLES,
+        metrics=list(dict.fromkeys([*task.shown, *named])),
+        titles={name: metric.title for name, metric in METRICS.items()},
         directions=DIRECTIONS,
-        names=CONTENDERS,
+        names={
+            "candidate": "candidate",
+            "champion": "champion in service",
+            "dummy": task.dummy,
+            "linear": task.linear,
+        },
         differences=_differences(evaluation, policy),
         slices=_slices(evaluation, policy),
+        attributes=[_attribute(name, evaluation, policy, task) for name in evaluation.fairness.attributes],
         curve=_curve(calibration),
         calibration=calibration,
+        residuals=residuals,
     )
 
 
@@ -136,23 +125,79 @@ def _differences(evaluation: Evaluation, policy: GatePolicy) -> list[dict[str, o
 def _slices(evaluation: Evaluation, policy: GatePolicy) -> list[dict[str, object]]:
     if not evaluation.slices:
         return []
-    floor = policy.slice_floor
-    scale = _Scale.over([each.score for each in evaluation.slices], also=() if floor is None else (floor.minimum,))
-    held: Callable[[int], bool] = lambda rows: floor is not None and rows >= floor.minimum_rows  # noqa: E731
+    bound = policy.slice_bound
+    scale = _Scale.over([each.score for each in evaluation.slices], also=() if bound is None else (bound.bound,))
+    held: Callable[[int], bool] = lambda rows: bound is not None and rows >= bound.minimum_rows  # noqa: E731
     return [
         {
             "slice": each,
             "bar": scale.bar(each.score),
-            "floor": scale.place(floor.minimum) if floor is not None and held(each.rows) else None,
-            "below": floor is not None and held(each.rows) and each.score.value < floor.minimum,
+            "bound": scale.place(bound.bound) if bound is not None and held(each.rows) else None,
+            "beyond": bound is not None and held(each.rows) and bound.beyond(each.score.value),
             "held": held(each.rows),
         }
         for each in evaluation.slices
     ]
 
 
+def _attribute(attribute: str, evaluation: Evaluation, policy: GatePolicy, task: TargetTask) -> dict[str, object]:
+    """Lay out one protected attribute: its groups by rate, and how far they lie apart."""
+    fairness = evaluation.fairness
+    groups = [each for each in fairness.groups if each.attribute == attribute]
+    rates = [*task.rates, *(() if policy.primary in task.rates else (policy.primary,))]
+    scales = {
+        rate: _Scale.over(known)
+        for rate in rates
+        if (known := [each.metrics[rate] for each in groups if rate in each.metrics])
+    }
+    return {
+        "name": attribute,
+        "rates": [(rate, RATES.get(rate) or METRICS[rate].title) for rate in rates],
+        "groups": [
+            {
+                "group": each,
+                "bars": {rate: scales[rate].bar(interval) for rate, interval in each.metrics.items() if rate in scales},
+            }
+            for each in groups
+        ],
+        "disparities": [_disparity(each, policy) for each in fairness.disparities if each.attribute == attribute],
+        "proxies": [each for each in fairness.proxies if each.attribute == attribute],
+    }
+
+
+def _disparity(found: Disparity, policy: GatePolicy) -> dict[str, object]:
+    limit = next(
+        (
+            each
+            for each in policy.fairness
+            if each.measure == found.measure
+            and each.attribute in (None, found.attribute)
+            and each.minimum_rows == found.minimum_rows
+        ),
+        None,
+    )
+    measure, equal = MEASURES[found.measure], 1.0 if MEASURES[found.measure].ratio else 0.0
+    bound = None if limit is None else (limit.minimum if measure.ratio else limit.maximum)
+    scale = _Scale.over([found.score], also=(equal,) if bound is None else (equal, bound))
+    missed = bound is not None and (found.score.value < bound if measure.ratio else found.score.value > bound)
+    return {
+        "found": found,
+        "title": measure.title,
+        "rate": RATES[found.rate],
+        "bar": scale.bar(found.score),
+        "mark": None if bound is None else scale.place(bound),
+        "limit": "not gated" if bound is None else f"{'at least' if measure.ratio else 'at most'} {number(bound)}",
+        "missed": missed,
+    }
+
+
 def _curve(calibration: Sequence[CalibrationBin]) -> dict[str, object]:
-    """Place the calibration curve on a square of 100 by 100; both axes reach the largest rate."""
-    top = max([0.01, *(max(each.predicted, each.observed) for each in calibration)]) * 1.05
-    points = [(round(100 * each.predicted / top, 2), round(100 - 100 * each.observed / top, 2)) for each in calibration]
-    return {"top": top, "points": points}
+    """Place the calibration curve on a square of 100 by 100; both axes have the same ends."""
+    numbers = [number for each in calibration for number in (each.predicted, each.observed)]
+    low, high = min([0.0, *numbers]), max(numbers, default=0.0)
+    reach = ((high - low) or 1.0) * 1.05
+    points = [
+        (round(100 * (each.predicted - low) / reach, 2), round(100 - 100 * (each.observed - low) / reach, 2))
+        for each in calibration
+    ]
+    return {"low": low, "top": low + reach, "points": points}

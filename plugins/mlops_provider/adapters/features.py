@@ -32,7 +32,7 @@ def checked_features(
     features: pd.DataFrame, spec: ModelSpec, partition: str, *, rows: int, start: datetime, end: datetime
 ) -> pd.DataFrame:
     """
-    Return keys, event time and declared features, in this order and in the same types for every month.
+    Return keys, event time, protected columns and features, in this order and in the same types for every month.
 
     Numeric features become ``float64`` (so that a month without gaps and one with gaps look alike), categorical ones
     text; other columns are left out.
@@ -47,14 +47,14 @@ def checked_features(
     if problems:
         listed = "; ".join(problems[:_LISTED]) + (f"; and {len(problems) - _LISTED} more" * (len(problems) > _LISTED))
         raise DataRejectedError(f"The features of {spec.name} {partition} are not as declared: {listed}.")
-    wanted = list(dict.fromkeys([*spec.keys, spec.event_time, *spec.feature_columns]))
-    return features[wanted].astype(dict.fromkeys(spec.features.numeric, "float64")).reset_index(drop=True)
+    return (
+        features[list(spec.kept_columns)].astype(dict.fromkeys(spec.features.numeric, "float64")).reset_index(drop=True)
+    )
 
 
 def _problems(features: pd.DataFrame, spec: ModelSpec, *, rows: int, start: datetime, end: datetime) -> list[str]:
-    missing = [c for c in (*spec.keys, spec.event_time, *spec.feature_columns) if c not in features]
-    if missing:
-        return [f"column {column!r} is missing" for column in dict.fromkeys(missing)]
+    if missing := [column for column in spec.kept_columns if column not in features]:
+        return [f"column {column!r} is missing" for column in missing]
     problems: list[str] = [] if len(features) == rows else [f"{len(features):,} rows for {rows:,} clean ones"]
     problems += [
         f"{column!r} is {features[column].dtype}, declared as numeric"
@@ -65,6 +65,11 @@ def _problems(features: pd.DataFrame, spec: ModelSpec, *, rows: int, start: date
         f"{column!r} is {features[column].dtype}, declared as categorical, which is text"
         for column in spec.features.categorical
         if not _is_text(features[column])
+    ]
+    problems += [
+        f"{column!r} is {features[column].dtype}, declared as protected, which is text"
+        for column in spec.protected
+        if column not in spec.features.categorical and not _is_text(features[column])
     ]
     if doubled := int(features.duplicated(list(spec.keys)).sum()):
         problems.append(f"{doubled:,} rows repeat the key of another ({', '.join(spec.keys)})")

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-PROBABILITY, VERSION, SCORED_BY = "probability", "version", "scored_by"
+from mlops_provider.adapters import tasks
+
+PREDICTION, VERSION, SCORED_BY = "prediction", "version", "scored_by"
 """Columns of a predictions table beside keys and event time."""
 
 _ROWS_AT_ONCE = 65_536
@@ -29,19 +31,20 @@ def predictions(
     """
     Predict every row.
 
-    :param model: Has ``predict_proba``; class 1 is the positive one.
+    :param model: A classifier, whose probability of class 1 is predicted, or a regressor.
     :param rows: Features, shape (n_rows, n_columns).
     :param columns: Columns the model takes.
     :param kept: Columns of *rows* that the result repeats.
     :param threads: OpenMP threads at most: two tasks with a pool per core are slower than one after the other.
-    :return: The kept columns, ``probability`` (0-1), ``version`` and ``scored_by``.
+    :return: The kept columns, ``prediction``, ``version`` and ``scored_by``.
     """
+    task = tasks.of_model(model)
     with threadpool_limits(limits=threads):
         parts = [
-            model.predict_proba(rows[list(columns)].iloc[first : first + _ROWS_AT_ONCE])[:, 1]
+            task.predict(model, rows[list(columns)].iloc[first : first + _ROWS_AT_ONCE])
             for first in range(0, len(rows), _ROWS_AT_ONCE)
         ]
     predicted = rows[list(kept)].copy()
-    predicted[PROBABILITY] = np.concatenate(parts).astype("float64")
+    predicted[PREDICTION] = np.concatenate(parts).astype("float64")
     predicted[VERSION], predicted[SCORED_BY] = version, scored_by
     return predicted

@@ -18,16 +18,13 @@ from numpy.typing import NDArray
 from packaging.requirements import Requirement
 from sklearn.base import BaseEstimator
 from sklearn.compose import make_column_transformer
-from sklearn.dummy import DummyClassifier
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from threadpoolctl import threadpool_limits
 
-from mlops_provider.adapters import evaluation
+from mlops_provider.adapters import evaluation, tasks
 from mlops_provider.core.metrics import DIRECTIONS
-from mlops_provider.exceptions import DataRejectedError
 
 TRUSTED_TYPES = ("sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",)
 """Types beyond skops' own list that a stored model may hold; each was reviewed: plain arrays of tree nodes."""
@@ -38,7 +35,7 @@ _NEAR_LIMIT = 0.01  # share of a parameter's range that counts as "on its limit"
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Feature rows and their outcomes: X (n_rows, n_features), y (n_rows,) of 0 and 1."""
+    """Feature rows and their outcomes: X (n_rows, n_features), y (n_rows,)."""
 
     X: pd.DataFrame
     y: NDArray[np.float64]
@@ -99,16 +96,15 @@ def fit(estimator: BaseEstimator, examples: Examples, *, threads: int) -> BaseEs
 
     :raises DataRejectedError: The outcomes are all alike, or there are none. Not retried.
     """
-    if (classes := len(np.unique(examples.y))) < 2:
-        raise DataRejectedError(f"{len(examples):,} rows with {classes} class(es): both 0 and 1 are needed to learn.")
+    tasks.of_model(estimator).require_learnable(examples.y)
     with bounded_threads(threads):
         return estimator.fit(examples.X, examples.y)
 
 
-def probabilities(model: Any, X: pd.DataFrame, *, threads: int) -> NDArray[np.float64]:
-    """Predicted probability of the positive class, (n_rows,)."""
+def predictions(model: Any, X: pd.DataFrame, *, threads: int) -> NDArray[np.float64]:
+    """Predict the probability of class 1, or the number, as the model is one for, (n_rows,)."""
     with bounded_threads(threads):
-        return np.asarray(model.predict_proba(X)[:, 1], dtype=np.float64)
+        return tasks.of_model(model).predict(model, X)
 
 
 def search(
@@ -141,7 +137,8 @@ def search(
         params = dict(space(trial))
         trial.set_user_attr("params", params)
         model = fit(build(params), training, threads=threads)
-        return evaluation.score(metric, probabilities(model, validation.X, threads=threads), validation.y)
+        predicted = predictions(model, validation.X, threads=threads)
+        return evaluation.score(metric, predicted, validation.y, task=tasks.of_model(model))
 
     study.optimize(objective, n_trials=trials, timeout=timeout_seconds)
     best = study.best_trial
@@ -170,13 +167,20 @@ def _on_limit(trial: optuna.trial.FrozenTrial) -> tuple[str, ...]:
 
 
 def baselines(
-    examples: Examples, *, numeric: Sequence[str], categorical: Sequence[str], threads: int
+    examples: Examples,
+    *,
+    numeric: Sequence[str],
+    categorical: Sequence[str],
+    threads: int,
+    task: tasks.Task = tasks.BINARY,
+    metric: str = "",
 ) -> dict[str, BaseEstimator]:
     """
-    Fit what any model has to beat: "dummy" (the base rate) and "linear" (a logistic regression).
+    Fit what any model has to beat: "dummy", which looks at no feature, and "linear", a regression of its kind.
 
     :param numeric: Columns that are imputed by their median and scaled.
     :param categorical: Columns that are one-hot encoded; values rarer than 1 % share a column, as do unknown ones.
+    :param metric: Metric that the dummy should be best by.
     """
     columns = make_column_transformer(
         (make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler()), list(numeric)),
@@ -186,8 +190,8 @@ def baselines(
         ),
     )
     return {
-        "dummy": fit(DummyClassifier(strategy="prior"), examples, threads=threads),
-        "linear": fit(make_pipeline(columns, LogisticRegression(max_iter=200)), examples, threads=threads),
+        "dummy": fit(task.dummy(metric), examples, threads=threads),
+        "linear": fit(make_pipeline(columns, task.linear()), examples, threads=threads),
     }
 
 

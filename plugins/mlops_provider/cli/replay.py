@@ -48,7 +48,7 @@ def main(arguments: argparse.Namespace) -> int:
             api, ledger, spec.name, metric=spec.gate.primary, progress=progress.say, timeout=arguments.timeout
         )
         replay.wait_for_dags()
-        print(heading(spec.gate.primary), flush=True)
+        print(heading(spec.gate.primary, spec.bootstrap.confidence), flush=True)
         for month in partitions.between(first, partitions.following(first, arguments.months - 1)):
             row = replay.month(month)
             progress.clear()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mlops_provider.core import partitions, rollout
 from mlops_provider.core.evidence import Record
-from mlops_provider.core.metrics import Interval
+from mlops_provider.core.metrics import METRICS, Interval
 from mlops_provider.core.names import Kind
 from mlops_provider.core.rollout import Traffic
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlops_provider.stores.ledger import Ledger
 
 NONE = "\N{EN DASH}"
-SHORT_NAMES = {"roc_auc": "AUC", "average_precision": "average precision"}
+SHORT_NAMES = {"roc_auc": "AUC", "median_absolute_error": "Median error"}
 DRIFTED_SHOWN = 2
 WIDTHS = (7, 7, 5, 19, 24, 7)
 DECISION_WIDTH = 64
@@ -63,9 +63,15 @@ def row_of(ledger: Ledger, model: str, month: str, *, metric: str) -> Row:
     )
 
 
-def heading(metric: str) -> str:
-    """The head of the table."""
-    names = ("month", "rows", "quar.", f"{SHORT_NAMES.get(metric, metric)} (95 %)", "drifted", "serving")
+def heading(metric: str, confidence: float = 0.95) -> str:
+    """
+    The head of the table.
+
+    :param metric: The model's primary metric.
+    :param confidence: Coverage of its intervals, 0-1.
+    """
+    title = SHORT_NAMES.get(metric) or METRICS[metric].title
+    names = ("month", "rows", "quar.", f"{title} ({100 * confidence:g} %)", "drifted", "serving")
     cells = "  ".join(f"{name:<{width}}" for name, width in zip(names, WIDTHS, strict=True))
     return f"{cells}  decision and why\n{'-' * (len(cells) + 2 + DECISION_WIDTH)}"
 
@@ -76,13 +82,21 @@ def line(row: Row) -> str:
         row.month,
         NONE if row.rows is None else f"{row.rows:>7,}",
         NONE if row.quarantined is None else f"{row.quarantined:>5,}",
-        NONE if row.score is None else f"{row.score.value:.3f} ({row.score.low:.3f}-{row.score.high:.3f})",
+        NONE if row.score is None else _score(row.score),
         _names(row.drifted),
         NONE if row.serving is None else f"v{row.serving}",
     )
     left = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, WIDTHS, strict=True))
     first, *rest = textwrap.wrap(row.decision, DECISION_WIDTH) or [NONE]
     return "\n".join([f"{left}  {first}", *(f"{'':<{len(left)}}  {more}" for more in rest)])
+
+
+def _score(score: Interval) -> str:
+    """An interval in the width of its column, whatever the units of the metric; its low end may be below zero."""
+    largest = max(abs(score.value), abs(score.low), abs(score.high))
+    decimals = 3 if largest < 10 else 2 if largest < 100 else 1 if largest < 1000 else 0
+    value, low, high = (f"{number:.{decimals}f}" for number in (score.value, score.low, score.high))
+    return f"{value} ({low}-{high})" if score.low >= 0 else f"{value} ({low} to {high})"
 
 
 def _serving(ledger: Ledger, model: str, month: str) -> str | None:

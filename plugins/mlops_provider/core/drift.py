@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from mlops_provider.core.metrics import apart
 from mlops_provider.core.payload import Payload
 
+LARGEST_CATEGORICAL = 0.83
+"""Largest Jensen-Shannon distance there is, the root of ln 2, rounded down."""
+
 
 @dataclass(frozen=True, slots=True)
 class ColumnDrift(Payload):
@@ -37,12 +40,13 @@ class DriftPolicy(Payload):
     """
     When drift is an alarm.
 
-    :param limit: Score from which a column counts as drifted.
+    :param limit: Score from which a column of numbers counts as drifted, in standard deviations of the reference.
     :param seasonal: Columns that move with the season.
     :param seasonal_limit: Score from which even a seasonal column counts: no season explains it. None: never.
     :param alarm_share: Share of the columns that must count for an alarm, 0-1; 0 means one is enough.
     :param sample_rows: Rows compared at most, so that the cost stays flat.
     :param minimum_rows: Rows below which nothing is judged.
+    :param categorical_limit: Score from which a column of categories counts as drifted; the distance ends at 0.83.
     """
 
     limit: float
@@ -51,8 +55,14 @@ class DriftPolicy(Payload):
     alarm_share: float
     sample_rows: int
     minimum_rows: int
+    categorical_limit: float = 0.1
 
     def __post_init__(self) -> None:
+        if not 0 < self.categorical_limit <= LARGEST_CATEGORICAL:
+            raise ValueError(
+                f"the categorical limit must be above 0 and at most {LARGEST_CATEGORICAL}, where the distance ends, "
+                f"got {self.categorical_limit}."
+            )
         if self.seasonal_limit is not None and self.seasonal_limit < self.limit:
             raise ValueError(f"the seasonal limit {self.seasonal_limit} is below the limit {self.limit}.")
         if not 0 <= self.alarm_share <= 1:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mlops_provider.core.fairness import NOT_ASSESSED, Fairness
 from mlops_provider.core.metrics import Interval
 from mlops_provider.core.payload import Payload
 from mlops_provider.core.references import TableRef
+from mlops_provider.core.tasks import BINARY
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"
@@ -58,6 +60,10 @@ class Evaluation(Payload):
     :param partition: Month it was evaluated on.
     :param champion_version: Champion it was compared with; None if there was none.
     :param data: The rows, as a table version.
+    :param task: Kind of target, a name of `mlops_provider.core.tasks.TASKS`.
+    :param fairness: What was measured between groups of people.
+    :param block: What was resampled as a whole, such as "day"; None for single rows.
+    :param blocks: How many of them there were; with single rows None.
     """
 
     model: str
@@ -69,6 +75,10 @@ class Evaluation(Payload):
     slices: tuple[SliceScore, ...]
     champion_version: str | None
     data: TableRef
+    task: str = BINARY.name
+    fairness: Fairness = NOT_ASSESSED
+    block: str | None = None
+    blocks: int | None = None
 
     def of(self, name: str) -> Contender | None:
         """Return the contender called *name*."""

@@ -9,6 +9,7 @@ from typing import Literal
 
 from mlops_provider.core.evaluation import CANDIDATE, CHAMPION, Comparison, Contender, Evaluation, SliceScore
 from mlops_provider.core.evidence import canonical
+from mlops_provider.core.fairness import FairnessLimit, findings
 from mlops_provider.core.metrics import DIRECTIONS, apart, number, signed
 from mlops_provider.core.payload import Payload
 
@@ -19,9 +20,11 @@ __all__ = [
     "Comparison",
     "Contender",
     "Evaluation",
+    "FairnessLimit",
     "GatePolicy",
     "Limit",
     "Mode",
+    "SliceCeiling",
     "SliceFloor",
     "SliceScore",
     "Verdict",
@@ -29,6 +32,9 @@ __all__ = [
 ]
 
 Mode = Literal["enabled", "dry_run", "disabled"]
+
+FEW_BLOCKS = 20
+"""Resampled blocks below which a warning is due."""
 
 SHOWN = 10
 """Reasons listed at most in a summary; the rest is counted."""
@@ -59,7 +65,56 @@ class SliceFloor(Payload):
 
     def __post_init__(self) -> None:
         if DIRECTIONS.get(self.metric, +1) < 0:
-            raise ValueError(f"a floor needs a metric where more is better; {self.metric!r} is better when less.")
+            raise ValueError(
+                f"a floor needs a metric where more is better; {self.metric!r} is better when less: give a ceiling."
+            )
+
+    name = "floor"
+    missed = "below the floor"
+    extreme = "lowest"
+
+    @property
+    def bound(self) -> float:
+        """The lowest score allowed."""
+        return self.minimum
+
+    def beyond(self, score: float) -> bool:
+        """Whether a score misses it."""
+        return score < self.minimum
+
+
+@dataclass(frozen=True, slots=True)
+class SliceCeiling(Payload):
+    """
+    What no slice may exceed.
+
+    :param metric: A metric where less is better.
+    :param maximum: Highest score allowed.
+    :param minimum_rows: Rows below which a slice is too small to judge.
+    """
+
+    metric: str
+    maximum: float
+    minimum_rows: int
+
+    def __post_init__(self) -> None:
+        if DIRECTIONS.get(self.metric, -1) > 0:
+            raise ValueError(
+                f"a ceiling needs a metric where less is better; {self.metric!r} is better when more: give a floor."
+            )
+
+    name = "ceiling"
+    missed = "above the ceiling"
+    extreme = "highest"
+
+    @property
+    def bound(self) -> float:
+        """The highest score allowed."""
+        return self.maximum
+
+    def beyond(self, score: float) -> bool:
+        """Whether a score misses it."""
+        return score > self.maximum
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +124,13 @@ class GatePolicy(Payload):
 
     :param primary: Metric on which champion and baselines must be beaten.
     :param baselines: Simple models to beat, such as "dummy" and "linear".
+    :param slice_floor: What every slice must reach; either this or a ceiling.
     :param minimum_rows: Rows below which nothing can be concluded.
     :param mode: "dry_run" lets everything pass and says what would have happened; "disabled" checks nothing.
     :param mode_reason: Why the gate is disabled.
+    :param slice_ceiling: What no slice may exceed.
+    :param fairness: How far groups of people may lie apart.
+    :param proxy_auc: ROC AUC from which a feature is named as a proxy of a protected attribute, 0-1.
     """
 
     primary: str
@@ -81,10 +140,20 @@ class GatePolicy(Payload):
     minimum_rows: int
     mode: Mode = "enabled"
     mode_reason: str = ""
+    slice_ceiling: SliceCeiling | None = None
+    fairness: tuple[FairnessLimit, ...] = ()
+    proxy_auc: float = 0.75
 
     def __post_init__(self) -> None:
+        if self.slice_floor and self.slice_ceiling:
+            raise ValueError("slices have either a floor or a ceiling: they are scored by one metric.")
         if self.mode == "disabled" and not self.mode_reason.strip():
             raise ValueError("a disabled gate needs a reason: it is recorded with every verdict.")
+
+    @property
+    def slice_bound(self) -> SliceFloor | SliceCeiling | None:
+        """What slices are held to."""
+        return self.slice_floor or self.slice_ceiling
 
     @property
     def digest(self) -> str:
@@ -155,8 +224,11 @@ def decide(
         _check_better(CHAMPION, f"champion, version {champion_version}", policy.primary, evaluation, found)
     for baseline in policy.baselines:
         _check_better(baseline, f"{baseline} baseline", policy.primary, evaluation, found)
-    if policy.slice_floor:
-        _check_slices(policy.slice_floor, evaluation, found)
+    if policy.slice_bound:
+        _check_slices(policy.slice_bound, evaluation, found)
+    for kind, sentence in findings(policy.fairness, evaluation.fairness):
+        {"reason": found.reasons, "warning": found.warnings, "note": found.notes}[kind].append(sentence)
+    _check_blocks(evaluation, found)
 
     if policy.mode == "dry_run":
         would = [f"Would have been rejected: {reason}" for reason in found.reasons]
@@ -255,29 +327,39 @@ def _check_better(opponent: str, called: str, metric: str, evaluation: Evaluatio
         )
 
 
-def _check_slices(floor: SliceFloor, evaluation: Evaluation, found: _Findings) -> None:
-    scores = [one for one in evaluation.slices if one.metric == floor.metric]
-    judged = [one for one in scores if one.rows >= floor.minimum_rows]
-    for one in sorted(judged, key=lambda one: one.score.value):
-        shown, minimum = apart(one.score.value, floor.minimum)
-        if one.score.value < floor.minimum:
+def _check_slices(bound: SliceFloor | SliceCeiling, evaluation: Evaluation, found: _Findings) -> None:
+    scores = [one for one in evaluation.slices if one.metric == bound.metric]
+    worst_first = sorted(scores, key=lambda one: one.score.value * DIRECTIONS.get(bound.metric, +1))
+    judged = [one for one in worst_first if one.rows >= bound.minimum_rows]
+    for one in judged:
+        if bound.beyond(one.score.value):
+            shown, limit = apart(one.score.value, bound.bound)
             found.reasons.append(
-                f"Slice {one.column}={one.value} ({one.rows:,} rows): {floor.metric} {shown} is below the floor "
-                f"{minimum} (interval {number(one.score.low)} to {number(one.score.high)})."
+                f"Slice {one.column}={one.value} ({one.rows:,} rows): {bound.metric} {shown} is {bound.missed} "
+                f"{limit} (interval {number(one.score.low)} to {number(one.score.high)})."
             )
     if not scores:
-        found.reasons.append(f"There is a floor for slices, but no slice was measured with {floor.metric}.")
+        found.reasons.append(f"There is a {bound.name} for slices, but no slice was measured with {bound.metric}.")
     elif not judged:
         largest = max(one.rows for one in scores)
         found.warnings.append(
             f"No slice could be judged: the largest of {len(scores)} has {largest:,} rows, "
-            f"{floor.minimum_rows:,} needed."
+            f"{bound.minimum_rows:,} needed."
         )
     else:
-        lowest = min(judged, key=lambda one: one.score.value)
+        worst = judged[0]
         small = len(scores) - len(judged)
-        skipped = f"; {small} smaller than {floor.minimum_rows:,} rows not judged" if small else ""
+        skipped = f"; {small} smaller than {bound.minimum_rows:,} rows not judged" if small else ""
         found.notes.append(
-            f"{len(judged)} slices judged, lowest {lowest.column}={lowest.value} with "
-            f"{floor.metric} {number(lowest.score.value)}{skipped}."
+            f"{len(judged)} slices judged, {bound.extreme} {worst.column}={worst.value} with "
+            f"{bound.metric} {number(worst.score.value)}{skipped}."
+        )
+
+
+def _check_blocks(evaluation: Evaluation, found: _Findings) -> None:
+    """Few blocks make intervals too narrow: Cameron, Gelbach and Miller, "Bootstrap-based improvements" (2008)."""
+    if evaluation.blocks is not None and evaluation.blocks < FEW_BLOCKS:
+        found.warnings.append(
+            f"The intervals rest on {evaluation.blocks} blocks ({evaluation.block}), and are too narrow with fewer "
+            f"than {FEW_BLOCKS}: declare smaller blocks."
         )

@@ -9,20 +9,42 @@ from types import MappingProxyType
 
 from mlops_provider.core.payload import Payload
 
-DIRECTIONS: Mapping[str, int] = MappingProxyType(
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """
+    A metric this package knows.
+
+    :param title: As a person writes it.
+    :param direction: +1 where more is better, -1 where less is.
+    """
+
+    title: str
+    direction: int
+
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
     {
-        "roc_auc": +1,
-        "average_precision": +1,
-        "accuracy": +1,
-        "balanced_accuracy": +1,
-        "precision": +1,
-        "recall": +1,
-        "f1": +1,
-        "brier": -1,
-        "log_loss": -1,
+        "roc_auc": Metric("ROC AUC", +1),
+        "average_precision": Metric("Average precision", +1),
+        "accuracy": Metric("Accuracy", +1),
+        "balanced_accuracy": Metric("Balanced accuracy", +1),
+        "precision": Metric("Precision", +1),
+        "recall": Metric("Recall", +1),
+        "f1": Metric("F1", +1),
+        "brier": Metric("Brier score", -1),
+        "log_loss": Metric("Log loss", -1),
+        "rmse": Metric("RMSE", -1),
+        "mae": Metric("MAE", -1),
+        "median_absolute_error": Metric("Median absolute error", -1),
+        "r2": Metric("R\u00b2", +1),
+        "absolute_bias": Metric("Absolute bias", -1),
     }
 )
-"""Metrics this package knows: +1 where more is better, -1 where less is."""
+"""Every metric; which of them fits which target says `mlops_provider.core.tasks`."""
+
+DIRECTIONS: Mapping[str, int] = MappingProxyType({name: metric.direction for name, metric in METRICS.items()})
+"""+1 where more is better, -1 where less is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,20 +19,45 @@ Trigger = Literal["first_model", "performance", "drift", "age", "none"]
 
 
 @dataclass(frozen=True, slots=True)
+class Drop(Payload):
+    """
+    A loss of the primary metric, always towards worse.
+
+    :param amount: In units of the metric; as a share of the score at the gate, 0.1 for 10 %, if *relative*.
+    """
+
+    amount: float
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.amount) and self.amount >= 0):
+            raise ValueError(f"a drop must be 0 or more, got {self.amount}.")
+
+    def of(self, expected: float) -> float:
+        """Return the drop in units of the metric, against a score of *expected*."""
+        return self.amount * abs(expected) if self.relative else self.amount
+
+    def against(self, expected: float) -> str:
+        """Write it for a sentence about a score of *expected*."""
+        tolerated = number(self.of(expected))
+        return f"{tolerated} ({100 * self.amount:g} %)" if self.relative else tolerated
+
+
+@dataclass(frozen=True, slots=True)
 class RetrainPolicy(Payload):
     """
     When to retrain.
 
     :param windows_needed: Bad windows among those considered that it takes, the latest being one of them.
     :param windows_considered: Newest windows looked at.
-    :param performance_drop: Loss against the score at the gate that is tolerated, in units of the metric.
+    :param performance_drop: Loss against the score at the gate that is tolerated.
     :param max_age_days: Days after the end of its training data until a champion is too old.
     :param cooldown_days: Days of data time after a retraining in which there is no other.
     """
 
     windows_needed: int
     windows_considered: int
-    performance_drop: float
+    performance_drop: Drop
     max_age_days: int
     cooldown_days: int
 
@@ -148,20 +174,20 @@ def _performance(policy: RetrainPolicy, windows: Sequence[Window], metric: str) 
     shown, expected = apart(latest.score.value, latest.expected)
     sentence = (
         f"{metric} {shown} ({number(latest.score.low)} to {number(latest.score.high)}) in {latest.partition}, "
-        f"{expected} at the gate, tolerated drop {number(policy.performance_drop)}"
+        f"{expected} at the gate, tolerated drop {policy.performance_drop.against(latest.expected)}"
     )
     if latest.partition not in bad:
         return False, f"{sentence}: as expected." if not bad else f"{sentence}: fine again after {', '.join(bad)}."
     return len(bad) >= policy.windows_needed, f"{sentence}: worse, {_count(bad, considered, policy)}."
 
 
-def _worse(window: Window, drop: float, metric: str) -> bool:
+def _worse(window: Window, drop: Drop, metric: str) -> bool:
     """The whole interval lies on the wrong side of what is tolerated."""
     if window.score is None or window.expected is None:
         return False
     if DIRECTIONS.get(metric, +1) < 0:
-        return window.score.low > window.expected + drop
-    return window.score.high < window.expected - drop
+        return window.score.low > window.expected + drop.of(window.expected)
+    return window.score.high < window.expected - drop.of(window.expected)
 
 
 def _drift(policy: RetrainPolicy, windows: Sequence[Window]) -> tuple[bool, str]:

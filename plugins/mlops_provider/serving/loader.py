@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
+from mlops_provider.adapters import tasks
 from mlops_provider.exceptions import ServingCheckError
 from mlops_provider.serving.protocol import Column, Kind, listed
 from mlops_provider.serving.snapshot import LoadedVersion
@@ -30,15 +32,14 @@ def load(registry: Registry, ledger: Ledger, model: str, version: str) -> Loaded
     Load a version that passed the gate.
 
     :raises RolloutRefusedError: The ledger does not know it as registered through the gate. Not retried.
-    :raises ServingCheckError: Its files could run code, or its signature is not columns of plain types. Not retried.
+    :raises ServingCheckError: Its files could run code, its signature is not columns of plain types, or it is
+        neither a classifier nor a regressor. Not retried.
     :raises StoreUnavailableError: The ledger or MLflow is away. Retried.
     """
     require_approval(ledger, model, version)
     columns = _columns(registry, f"models:/{model}/{version}")
     pipeline = registry.load_model(f"models:/{model}/{version}")
-    if not hasattr(pipeline, "predict_proba"):
-        raise ServingCheckError(f"A {type(pipeline).__name__} gives no probabilities; binary classifiers are served.")
-    return LoadedVersion(version, pipeline, columns)
+    return LoadedVersion(version, partial(tasks.of_model(pipeline).predict, pipeline), columns)
 
 
 def _columns(registry: Registry, uri: str) -> tuple[Column, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -20,22 +20,13 @@ class LoadedVersion:
     A model version in memory.
 
     :param version: Version number in the registry.
-    :param pipeline: What the registry holds, with ``predict_proba``.
-    :param columns: What the pipeline was trained on, in order.
+    :param predict: Takes rows (n_rows, len(columns)), gives (n_rows,): probabilities of class 1, or numbers.
+    :param columns: What the model was trained on, in order.
     """
 
     version: str
-    pipeline: Any
+    predict: Callable[[pd.DataFrame], np.ndarray[Any, np.dtype[np.float64]]]
     columns: tuple[Column, ...]
-
-    def predict(self, frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """
-        Give the probability of the positive class.
-
-        :param frame: Shape (n_rows, len(columns)).
-        :return: Shape (n_rows,), 0-1.
-        """
-        return np.asarray(self.pipeline.predict_proba(frame)[:, 1], dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from mlops_provider.adapters import evaluation, training
 from mlops_provider.adapters.evaluation_page import evaluation_page
+from mlops_provider.adapters.fairness import proxies
 from mlops_provider.core.evaluation import CANDIDATE, CHAMPION, Contender, Evaluation
+from mlops_provider.core.fairness import Fairness
 from mlops_provider.core.names import REPORT, Kind, Table, Task
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import NotApprovedError
 from mlops_provider.steps.declaration import Declaration, declared_for
-from mlops_provider.steps.learning import examples, threads, training_rows
+from mlops_provider.steps.learning import blocks, examples, task, threads, training_rows
 from mlops_provider.steps.outcomes import labelled_features
 
 if TYPE_CHECKING:
@@ -67,16 +69,34 @@ def _evaluation(
     # All columns: a champion may need one that this version of the use case no longer has.
     rows = labelled_features(spec, stores, declared.features, declared.outcomes, [declared.through])
     serving = declared.champion_version
-    floor = declared.limits.slice_floor
+    bound = declared.limits.slice_bound
     scores = evaluation.evaluate(
         _predictions(spec, _models(spec, stores, declared, trained, serving), rows),
         rows[spec.target.name],
         rows,
         slices=spec.slices,
-        slice_metric=floor.metric if floor else declared.limits.primary,
+        slice_metric=bound.metric if bound else declared.limits.primary,
         resamples=spec.bootstrap.resamples,
         confidence=spec.bootstrap.confidence,
         seed=spec.seed,
+        task=task(spec),
+        blocks=blocks(spec, rows),
+        protected=spec.protected,
+        primary=declared.limits.primary,
+        fairness=declared.limits.fairness,
+    )
+    fairness = Fairness(
+        attributes=spec.protected,
+        groups=scores.groups,
+        disparities=scores.disparities,
+        proxies=proxies(
+            rows,
+            spec.protected,
+            numeric=spec.features.numeric,
+            categorical=spec.features.categorical,
+            limit=declared.limits.proxy_auc,
+            seed=spec.seed,
+        ),
     )
     found = Evaluation(
         model=spec.name,
@@ -90,14 +110,21 @@ def _evaluation(
         slices=scores.slices,
         champion_version=serving,
         data=TableRef(declared.features.table, declared.features.version, declared.through),
+        task=spec.task.name,
+        fairness=fairness,
+        block=spec.bootstrap.block,
+        blocks=scores.blocks,
     )
     resamples, confidence = spec.bootstrap.resamples, spec.bootstrap.confidence
-    page = evaluation_page(found, scores.calibration, declared.limits, resamples=resamples, confidence=confidence)
+    page = evaluation_page(
+        found, scores.calibration, scores.residuals, declared.limits, resamples=resamples, confidence=confidence
+    )
     return {
         **found.as_json(),
         "resamples": resamples,
         "confidence": confidence,
         "calibration": [each.as_json() for each in scores.calibration],
+        "residuals": dict(scores.residuals),
         "declaration": trained.payload["declaration"],
         "report": stores.reports.write(origin, REPORT, page),
     }
@@ -116,6 +143,8 @@ def _models(
             numeric=spec.features.numeric,
             categorical=spec.features.categorical,
             threads=threads(spec, Task.EVALUATE_MODEL),
+            task=task(spec),
+            metric=declared.limits.primary,
         )
         models |= {name: fitted[name] for name in declared.limits.baselines}
     return models
@@ -124,4 +153,4 @@ def _models(
 def _predictions(spec: ModelSpec, models: Mapping[str, Any], rows: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
     granted = threads(spec, Task.EVALUATE_MODEL)
     columns = {name: list(getattr(model, "feature_names_in_", spec.feature_columns)) for name, model in models.items()}
-    return {name: training.probabilities(model, rows[columns[name]], threads=granted) for name, model in models.items()}
+    return {name: training.predictions(model, rows[columns[name]], threads=granted) for name, model in models.items()}

@@ -12,11 +12,12 @@ import pandas as pd
 from mlops_provider.adapters import evaluation, scoring, training
 from mlops_provider.core import partitions
 from mlops_provider.core.drift import DriftVerdict, judge
+from mlops_provider.core.fairness import Fairness
 from mlops_provider.core.metrics import Interval
 from mlops_provider.core.names import REPORT, Environment, Kind, Table, Task
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import ConfigurationError, DataRejectedError, StoreUnavailableError
-from mlops_provider.steps.learning import threads
+from mlops_provider.steps.learning import blocks, task, threads
 from mlops_provider.steps.outcomes import record_outcomes
 from mlops_provider.steps.provenance import Provenance, provenance
 from mlops_provider.steps.retraining import decide_retrain
@@ -88,7 +89,8 @@ def _performance(spec: ModelSpec, stores: Stores, month: str) -> Mapping[str, An
     served = _newest(stores, spec, Table.PREDICTIONS, month)
     if served is None:
         return {**empty, "reason": _NOT_SERVED}
-    scored = stores.tables.read(served, columns=[*spec.keys, scoring.PROBABILITY, scoring.VERSION])
+    kept = list(dict.fromkeys([*spec.keys, spec.event_time, scoring.PREDICTION, scoring.VERSION]))
+    scored = stores.tables.read(served, columns=kept)
     version = str(scored[scoring.VERSION].mode().iloc[0])
     known = {"version": version, "predicted": len(scored), "predictions": served.as_json()}
     labels = _newest(stores, spec, Table.OUTCOMES, month)
@@ -97,10 +99,10 @@ def _performance(spec: ModelSpec, stores: Stores, month: str) -> Mapping[str, An
     rows = scored.merge(
         stores.tables.read(labels, columns=[*spec.keys, spec.target.name]), on=list(spec.keys), validate="one_to_one"
     )
-    rows = _with_slices(spec, stores, month, rows)
+    rows = _with_features(spec, stores, month, rows)
     known |= {"outcomes": labels.as_json(), "rows": len(rows), "coverage": len(rows) / len(scored)}
     try:
-        overall = _scored(spec, rows, slices=spec.slices)
+        overall = _scored(spec, rows, slices=spec.slices, protected=spec.protected)
     except DataRejectedError as error:
         return {**empty, **known, "reason": str(error)}
     of_version = {str(name): part for name, part in rows.groupby(scoring.VERSION)}
@@ -108,20 +110,25 @@ def _performance(spec: ModelSpec, stores: Stores, month: str) -> Mapping[str, An
         **empty,
         **known,
         "primary": spec.gate.primary,
-        "metrics": _as_json(overall.metrics[scoring.PROBABILITY]),
+        "metrics": _as_json(overall.metrics[scoring.PREDICTION]),
         "slices": [each.as_json() for each in overall.slices],
+        "fairness": Fairness(spec.protected, overall.groups, overall.disparities).as_json(),
         "versions": {
             name: _of_version(spec, part, overall, alone=len(of_version) == 1) for name, part in of_version.items()
         },
         "expected": _as_json(provenance(stores.ledger, spec.name, version).expected),
         "resamples": spec.bootstrap.resamples,
         "confidence": spec.bootstrap.confidence,
+        "block": spec.bootstrap.block,
+        "blocks": overall.blocks,
     }
 
 
-def _scored(spec: ModelSpec, rows: pd.DataFrame, *, slices: tuple[str, ...] = ()) -> evaluation.Scores:
+def _scored(
+    spec: ModelSpec, rows: pd.DataFrame, *, slices: tuple[str, ...] = (), protected: tuple[str, ...] = ()
+) -> evaluation.Scores:
     return evaluation.evaluate(
-        {scoring.PROBABILITY: rows[scoring.PROBABILITY]},
+        {scoring.PREDICTION: rows[scoring.PREDICTION]},
         rows[spec.target.name],
         rows,
         slices=slices,
@@ -129,7 +136,12 @@ def _scored(spec: ModelSpec, rows: pd.DataFrame, *, slices: tuple[str, ...] = ()
         resamples=spec.bootstrap.resamples,
         confidence=spec.bootstrap.confidence,
         seed=spec.seed,
-        subject=scoring.PROBABILITY,
+        subject=scoring.PREDICTION,
+        task=task(spec),
+        blocks=blocks(spec, rows),
+        protected=protected,
+        primary=spec.gate.primary,
+        fairness=spec.gate_policy.fairness,
     )
 
 
@@ -138,12 +150,13 @@ def _of_version(spec: ModelSpec, rows: pd.DataFrame, overall: evaluation.Scores,
         scores = overall if alone else _scored(spec, rows)
     except DataRejectedError as error:
         return {"rows": len(rows), "metrics": {}, "reason": str(error)}
-    return {"rows": len(rows), "metrics": _as_json(scores.metrics[scoring.PROBABILITY])}
+    return {"rows": len(rows), "metrics": _as_json(scores.metrics[scoring.PREDICTION])}
 
 
-def _with_slices(spec: ModelSpec, stores: Stores, month: str, rows: pd.DataFrame) -> pd.DataFrame:
-    """Add slice columns that are features; those that are keys are there already."""
-    missing = [column for column in spec.slices if column not in rows]
+def _with_features(spec: ModelSpec, stores: Stores, month: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Add what slices, groups and blocks are made of; keys and event time are there already."""
+    block = (spec.bootstrap.block,) if spec.bootstrap.block in spec.kept_columns else ()
+    missing = [column for column in dict.fromkeys([*spec.slices, *spec.protected, *block]) if column not in rows]
     features = _newest(stores, spec, Table.FEATURES, month)
     if not missing or features is None:
         return rows
@@ -189,7 +202,7 @@ def _drift(spec: ModelSpec, stores: Stores, month: str, workspace: Path | None, 
     features = _newest(stores, spec, Table.FEATURES, month)
     if features is None:
         raise DataRejectedError(f"{spec.name!r} has no features of {month}: run its ingest DAG first.")
-    scored = stores.tables.read(served, columns=[scoring.PROBABILITY, scoring.VERSION])
+    scored = stores.tables.read(served, columns=[scoring.PREDICTION, scoring.VERSION])
     version = str(scored[scoring.VERSION].mode().iloc[0])
     made = provenance(stores.ledger, spec.name, version)
 
@@ -203,7 +216,7 @@ def _drift(spec: ModelSpec, stores: Stores, month: str, workspace: Path | None, 
         policy,
         numeric=numeric,
         categorical=categorical,
-        predictions=(_gate_predictions(spec, stores, made), scored[scoring.PROBABILITY].to_numpy()),
+        predictions=(_gate_predictions(spec, stores, made), scored[scoring.PREDICTION].to_numpy()),
         seed=spec.seed,
         as_of=spec.labels_known_at(month),
         name=f"{month}, version {version}",
@@ -235,7 +248,7 @@ def _gate_predictions(spec: ModelSpec, stores: Stores, made: Provenance) -> Any:
     if len(rows) > spec.monitoring.sample_rows:
         rows = rows.sample(n=spec.monitoring.sample_rows, random_state=spec.seed)
     model = stores.registry.load_model(f"models:/{spec.name}/{made.version}")
-    return training.probabilities(model, rows[list(made.columns)], threads=threads(spec, Task.DETECT_DRIFT))
+    return training.predictions(model, rows[list(made.columns)], threads=threads(spec, Task.DETECT_DRIFT))
 
 
 def _log_snapshot(workspace: Path, project: str, found: Drift, month: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mlops_provider.adapters import tasks
 from mlops_provider.core import partitions
 from mlops_provider.core.names import PARTITION, Kind, Table
 from mlops_provider.core.origin import Origin
@@ -24,7 +25,7 @@ def record_outcomes(spec: ModelSpec, stores: Stores, partition: str, *, origin: 
     """
     Write the labels that are known for a partition to the outcomes table.
 
-    :raises DataRejectedError: No label, a label that is not 0 or 1, or two labels for one key. Not retried.
+    :raises DataRejectedError: No label, one that the target can't have, or two labels for one key. Not retried.
     :raises SourceError: The source of the labels is missing or unreadable. Not retried.
     :raises TransientError: The source or the store is away. Retried.
     """
@@ -37,7 +38,7 @@ def record_outcomes(spec: ModelSpec, stores: Stores, partition: str, *, origin: 
         spec.name,
         {
             **described(written),
-            "positive_share": float(frame[spec.target.name].mean()),
+            **tasks.TASKS[spec.task.name].described(frame[spec.target.name].to_numpy(dtype="float64")),
             "code": spec.code_digest,
             "origin": origin.key,
         },
@@ -109,10 +110,8 @@ def _checked(spec: ModelSpec, partition: str, found: pd.DataFrame) -> pd.DataFra
         raise DataRejectedError(f"Outcomes of {partition} lack the column(s) {', '.join(missing)}.")
     if found.empty:
         raise DataRejectedError(f"No outcome of {partition} is known yet: run again when labels have arrived.")
-    if wrong := int((~found[spec.target.name].isin([0, 1])).sum()):
-        raise DataRejectedError(
-            f"Outcomes of {partition}: {wrong:,} of {len(found):,} are neither 0 nor 1 in {spec.target.name!r}."
-        )
+    if wrong := tasks.TASKS[spec.task.name].wrong(found[spec.target.name]):
+        raise DataRejectedError(f"Outcomes of {partition}: {wrong} in {spec.target.name!r}.")
     if doubled := int(found.duplicated(list(spec.keys)).sum()):
         raise DataRejectedError(f"Outcomes of {partition}: {doubled:,} keys have more than one.")
     return found[columns].sort_values(list(spec.keys), kind="stable").reset_index(drop=True)

@@ -49,7 +49,7 @@ def score(
     rows = tables.read(features, columns=list(dict.fromkeys([*kept, *columns])))
     if rows.empty:
         raise _no_features(spec.name, month)
-    taken = {scoring.PROBABILITY, scoring.VERSION, scoring.SCORED_BY}.intersection(kept)
+    taken = {scoring.PREDICTION, scoring.VERSION, scoring.SCORED_BY}.intersection(kept)
     if taken:
         raise SpecError(f"{spec.path}: {', '.join(sorted(taken))}: a predictions table has a column of that name.")
 

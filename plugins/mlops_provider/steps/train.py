@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlops_provider.adapters import training
@@ -11,7 +12,7 @@ from mlops_provider.core.names import PARTITION, Alias, Kind, Table, Tag, Task
 from mlops_provider.exceptions import NotApprovedError
 from mlops_provider.steps.declaration import Declaration, declare_gate, declared_for
 from mlops_provider.steps.evaluate import evaluate_model
-from mlops_provider.steps.learning import examples, threads, training_rows
+from mlops_provider.steps.learning import estimator, examples, task, threads, training_rows
 
 if TYPE_CHECKING:
     from mlops_provider.core.origin import Origin
@@ -54,7 +55,7 @@ def search_parameters(
             examples(spec, rows).sample(spec.search.sample_rows, spec.seed) for rows in (frame[~later], frame[later])
         )
         found = training.search(
-            spec.function("estimator"),
+            partial(estimator, spec),
             spec.function("space"),
             early,
             late,
@@ -120,7 +121,7 @@ def train_model(
         return run_id
 
     known = examples(spec, training_rows(spec, stores, declared))
-    model = training.fit(spec.function("estimator")(dict(parameters)), known, threads=threads(spec, Task.TRAIN_MODEL))
+    model = training.fit(estimator(spec, parameters), known, threads=threads(spec, Task.TRAIN_MODEL))
     stores.registry.log(
         run_id,
         params={
@@ -129,7 +130,8 @@ def train_model(
             "features_version": declared.features.version,
             "outcomes_version": declared.outcomes.version,
         },
-        metrics={"training_rows": float(len(known)), "training_positive_share": float(known.y.mean())},
+        metrics={"training_rows": float(len(known))}
+        | {f"training_{name}": value for name, value in task(spec).described(known.y).items()},
     )
     stores.registry.log_dataset(run_id, declared.features, f"{spec.name}/{Table.FEATURES}", "training")
     stores.registry.log_dataset(run_id, declared.outcomes, f"{spec.name}/{Table.OUTCOMES}", "training")
@@ -139,6 +141,7 @@ def train_model(
         example=known.X.head(_EXAMPLE_ROWS),
         pip_requirements=list(training.pinned_requirements()),
         trusted_types=list(training.TRUSTED_TYPES),
+        predict=spec.task.method,
     )
     stores.ledger.append(
         Kind.TRAINING,

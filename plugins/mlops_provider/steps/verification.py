@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlops_provider.adapters import tasks
 from mlops_provider.core.names import Table
 from mlops_provider.core.rollout import Traffic, describe
 from mlops_provider.exceptions import ConcurrentWriteError, ServingCheckError, SourceError, StoreUnavailableError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-9
-"""Largest difference between a served prediction and the registry model's own."""
+"""Largest difference between a served prediction and the registry model's own; relative for predictions beyond 1."""
 SAMPLE_ROWS = 50
 PROBES = 20
 """Requests without a pinned version that are sent to see which versions answer."""
@@ -70,7 +71,7 @@ def sample(stores: Stores, model: str, columns: Sequence[str], version: str) -> 
     """
     pipeline = stores.registry.load_model(f"models:/{model}/{version}")
     rows = sample_rows(stores, model, list(getattr(pipeline, "feature_names_in_", columns)))
-    return Sample(rows, {version: np.asarray(pipeline.predict_proba(rows)[:, 1], dtype=np.float64)})
+    return Sample(rows, {version: tasks.of_model(pipeline).predict(pipeline, rows)})
 
 
 def require_replicas(target: Target) -> Sequence[Replica]:
@@ -238,9 +239,9 @@ def _require_equal(answer: Answer, version: str, sample: Sample, *, where: str) 
             f"On {where} version {version} answered {len(answer.predictions)} predictions to {len(expected)} rows."
         )
     difference = np.abs(np.array(answer.predictions) - expected)
-    wrong = int((~(difference <= TOLERANCE)).sum())
+    wrong = int((~(difference <= TOLERANCE * np.maximum(1.0, np.abs(expected)))).sum())
     if wrong:
         raise ServingCheckError(
             f"On {where} version {version} predicts {wrong} of {len(expected)} rows differently from the registry's "
-            f"model: by up to {np.nanmax(difference):.3g}, allowed are {TOLERANCE:.0e}."
+            f"model: by up to {np.nanmax(difference):.3g}, allowed are {TOLERANCE:.0e} (of the prediction, beyond 1)."
         )

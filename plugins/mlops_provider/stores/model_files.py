@@ -36,19 +36,21 @@ def save(
     example: pd.DataFrame,
     pip_requirements: Sequence[str],
     trusted_types: Sequence[str],
+    predict: str,
 ) -> None:
     """
-    Write a fitted classifier in MLflow's layout; `predict` of what MLflow serves is ``predict_proba``.
+    Write a fitted estimator in MLflow's layout.
 
     :param example: A few feature rows (n_rows, n_features), for the signature and as input example.
     :param pip_requirements: Pinned packages; given, so that MLflow does not probe the environment for seconds.
     :param trusted_types: Types beyond skops' own list that the model may hold.
+    :param predict: Method that answers when MLflow's `predict` is called, such as ``predict_proba``.
     :raises ConfigurationError: The model holds a type that is not trusted. Not retried.
     """
     with warnings.catch_warnings():
         # Advice to store integers as floats because they could be missing: the feature table keeps its types.
         warnings.filterwarnings("ignore", message=".*integer column", category=UserWarning)
-        signature = infer_signature(example, model.predict_proba(example))
+        signature = infer_signature(example, getattr(model, predict)(example))
         try:
             mlflow.sklearn.save_model(
                 model,
@@ -58,7 +60,7 @@ def save(
                 signature=signature,
                 input_example=example,
                 pip_requirements=list(pip_requirements),
-                pyfunc_predict_fn="predict_proba",
+                pyfunc_predict_fn=predict,
                 skops_trusted_types=list(trusted_types),
             )
         except MlflowException as error:

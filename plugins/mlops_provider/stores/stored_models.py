@@ -37,15 +37,17 @@ class StoredModels(Runs):
         example: pd.DataFrame,
         pip_requirements: Sequence[str],
         trusted_types: Sequence[str],
+        predict: str = "predict_proba",
     ) -> str:
         """
         Store the model of a run: with signature, input example and pinned requirements, in skops form.
 
         A run has one model: if it has one already, that one is returned.
 
-        :param model: A fitted scikit-learn classifier.
+        :param model: A fitted scikit-learn estimator.
         :param example: A few feature rows (n_rows, n_features).
         :param trusted_types: Types beyond skops' own list that the model may hold.
+        :param predict: Method of the model that MLflow's ``predict`` calls.
         :return: Address of the model, ``models:/m-...``.
         :raises ConfigurationError: The model holds a type that is not trusted. Not retried.
         """
@@ -53,7 +55,7 @@ class StoredModels(Runs):
             run = self._client.get_run(run_id)
             if _MODEL_ID not in run.data.params:
                 try:
-                    self._store(run, model, example, pip_requirements, trusted_types)
+                    self._store(run, model, example, pip_requirements, trusted_types, predict)
                 except MlflowException as error:  # unless another try was faster
                     if error.error_code not in _OVERTAKEN or _MODEL_ID not in self._params(run_id):
                         raise
@@ -88,7 +90,13 @@ class StoredModels(Runs):
         return signature
 
     def _store(
-        self, run: Run, model: Any, example: pd.DataFrame, pip_requirements: Sequence[str], trusted_types: Sequence[str]
+        self,
+        run: Run,
+        model: Any,
+        example: pd.DataFrame,
+        pip_requirements: Sequence[str],
+        trusted_types: Sequence[str],
+        predict: str,
     ) -> None:
         """Upload a model, complete, and only then say that it is the run's."""
         run_id = run.info.run_id
@@ -102,6 +110,7 @@ class StoredModels(Runs):
                 example=example,
                 pip_requirements=pip_requirements,
                 trusted_types=trusted_types,
+                predict=predict,
             )
             self._client.log_model_artifacts(made.model_id, str(folder))
         self._client.log_param(run_id, _MODEL_ID, made.model_id)
