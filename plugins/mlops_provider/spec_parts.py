@@ -54,9 +54,10 @@ def _function(text: str) -> str:
 
 
 def _tolerance(given: object) -> float | str | None:
-    number = isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given) and given >= 0
-    if given is None or number or (isinstance(given, str) and re.fullmatch(r"\d+(\.\d+)? ?%", given)):
-        return given  # type: ignore[return-value]  # what it can be was just asked
+    if isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given) and given >= 0:
+        return float(given)
+    if given is None or (isinstance(given, str) and re.fullmatch(r"\d+(\.\d+)? ?%", given)):
+        return given
     raise ValueError(f"expected a number from 0, or a percentage such as '10 %', got {given!r}.")
 
 

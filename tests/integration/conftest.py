@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
-from support import children, tasks
-from support.stack import free_port
+from support.served import served
 from support.tiny import MODEL, Place
 
 
@@ -49,17 +46,5 @@ def with_mlflow(place: Place, empty_mlflow: Path) -> None:
 @pytest.fixture
 def server(place: Place, with_mlflow: None) -> Iterator[str]:
     """Address of a model server that follows the place's ledger."""
-    port = int(free_port())
-    process, address = children.start(tasks.serve_model, place, port=port), f"http://127.0.0.1:{port}"
-    process.begin()
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            httpx.get(f"{address}/ping", timeout=5)
-            break
-        except httpx.TransportError:
-            assert time.monotonic() < deadline, Path(place.folder, "children.log").read_text()[-3000:]
-            time.sleep(0.05)
-    yield address
-    process.kill()
-    process.end()
+    with served(place) as address:
+        yield address

@@ -99,12 +99,20 @@ def test_a_number_that_lost_all_its_values_drifts() -> None:
 
 
 def test_a_lost_column_or_category_drifts_also_where_numbers_may_move_far() -> None:
-    lax = dataclasses.replace(POLICY, limit=1.0)
+    lax = dataclasses.replace(POLICY, limit=1.0, categorical_limit=0.2)
     current = month(1, warmer=8).assign(distance=np.nan, origin="LGA")
 
     found = measured(month(0), current, lax)
 
     assert judge(lax, found.columns, rows=found.rows).drifted == ("origin", "distance")
+
+
+def test_the_limits_of_numbers_and_categories_are_those_declared() -> None:
+    policy = dataclasses.replace(POLICY, limit=1.0, categorical_limit=0.35)
+
+    found = measured(month(0), month(1), policy)
+
+    assert {column.column: column.limit for column in found.columns} == {"temp": 1.0, "distance": 1.0, "origin": 0.35}
 
 
 def test_without_drift_there_is_no_alarm_in_evidently_either_when_one_column_is_enough() -> None:

@@ -10,6 +10,7 @@ import pytest
 from mlops_provider.adapters.evaluation import CalibrationBin
 from mlops_provider.adapters.evaluation_page import evaluation_page
 from mlops_provider.core.evaluation import Comparison, Contender, Evaluation, SliceScore
+from mlops_provider.core.fairness import Disparity, Fairness, FairnessLimit, GroupScore, Proxy
 from mlops_provider.core.gates import GatePolicy, Limit, SliceFloor
 from mlops_provider.core.metrics import Interval
 from mlops_provider.core.references import TableRef
@@ -78,6 +79,52 @@ def test_what_came_from_data_is_escaped() -> None:
 def test_it_stands_alone() -> None:
     assert "<script" not in page()
     assert not re.search(r"(?:src|href|url)\s*[=(]", page())
+
+
+APART = Disparity("sex", "equalized_odds_difference", "false_positive_rate", "f", "m", 100, Interval(0.2, 0.1, 0.3))
+FAIRNESS = Fairness(
+    attributes=("sex",),
+    groups=(
+        GroupScore("sex", "m", 900, {"selection_rate": Interval(0.3, 0.2, 0.4), "roc_auc": Interval(0.7, 0.6, 0.8)}),
+        GroupScore("sex", "<f>", 400, {"selection_rate": Interval(0.1, 0.05, 0.15)}),
+    ),
+    disparities=(APART,),
+    proxies=(Proxy("sex", "weight", 0.91),),
+)
+UNFAIR = dataclasses.replace(FOUND, fairness=FAIRNESS)
+
+
+def test_without_protected_attributes_it_says_that_fairness_was_not_assessed() -> None:
+    assert "Not assessed: no protected attributes are declared." in page()
+
+
+def test_groups_are_shown_with_their_rates_and_how_far_they_lie_apart() -> None:
+    shown = page(UNFAIR)
+
+    assert "By sex" in shown
+    assert "&lt;f&gt;" in shown
+    assert "none to measure" in shown
+    assert "this is shown and not gated" in shown
+    assert "f (lowest), m (highest)<small>by false positive rate</small>" in shown
+    assert '<td class="soft">not gated</td>' in shown
+    assert "Proxy: weight tells sex (ROC AUC 0.91 by itself)." in shown
+
+
+def test_a_missed_limit_between_groups_stands_out() -> None:
+    shown = page(UNFAIR, dataclasses.replace(POLICY, fairness=(FairnessLimit(APART.measure, maximum=0.1),)))
+
+    assert '<td class="bad">at most 0.1000: missed</td>' in shown
+    assert "not gated" not in shown
+
+
+def test_groups_too_small_to_compare_are_shown_all_the_same() -> None:
+    small = dataclasses.replace(FAIRNESS, disparities=())
+
+    assert "No two groups are large enough to compare." in page(dataclasses.replace(FOUND, fairness=small))
+
+
+def test_blocks_that_were_drawn_are_named() -> None:
+    assert "drawn by whole blocks: 31, one per day." in page(dataclasses.replace(FOUND, block="day", blocks=31))
 
 
 def test_a_first_candidate_without_slices_limits_or_opponents_has_a_page_too() -> None:

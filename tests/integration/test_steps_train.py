@@ -182,6 +182,28 @@ def test_a_candidate_that_learned_the_opposite_is_rejected_in_words_and_cannot_r
     assert [each.version for each in parcels.stores.registry.versions("parcels")] == ["1"]
 
 
+def test_a_candidate_whose_groups_lie_too_far_apart_is_rejected_with_their_names_sizes_and_numbers(
+    parcels: Parcels,
+) -> None:
+    limit = {"measure": "demographic_parity_ratio", "attribute": "depot", "minimum": 0.8}
+    parcels.declare(protected=["depot"], gate={**DECLARED["gate"], "mode": "dry_run", "fairness": [limit]})
+    declaration = declared(parcels)
+    evaluation = evaluated(parcels, declaration, fitted(parcels, declaration))
+
+    _, verdict = judged(parcels, declaration, evaluation)
+
+    groups = {
+        each["group"]: each["metrics"]["selection_rate"]["value"]
+        for each in parcels.payload(evaluation)["fairness"]["groups"]
+    }
+    assert groups["south"] > groups["north"]
+    (refusal,) = (one for one in verdict.warnings if "Fairness" in one)
+    assert refusal.startswith("Would have been rejected: Fairness by depot: demographic_parity_ratio ")
+    assert f"selection rate {groups['north']:.4f} of north (" in refusal
+    assert f"against {groups['south']:.4f} of south (" in refusal
+    assert "Proxy: depot is itself a feature: the model sees it." in verdict.warnings
+
+
 def test_the_verdict_on_one_run_registers_no_other(parcels: Parcels) -> None:
     (passed,) = parcels.stores.ledger.history(Kind.GATE, "parcels")
     run_id = fitted(parcels, declared(parcels))

@@ -12,7 +12,7 @@ from mlops_provider.serving import process as server_process
 from mlops_provider.serving.follower import Follower
 from mlops_provider.steps import deploy, gate, ingest, train
 from mlops_provider.targets import Server
-from support.tiny import MODEL, Place, ingest_month, origin, register_candidate
+from support.tiny import Place, ingest_month, origin, register_candidate
 
 
 def land(place: Place, month: str, run: str) -> Any:
@@ -61,21 +61,21 @@ def register_model(place: Place, run: str, run_id: str, verdict: str) -> Any:
 
 def check_serving(place: Place, version: str, url: str, run: str) -> Any:
     stores = place.stores()
-    target = Server(url, model=MODEL, ledger=stores.ledger)
+    target = Server(url, model=place.spec().name, ledger=stores.ledger)
     return deploy.check_serving(place.spec(), stores, version, target=target, origin=origin("check_serving", run))
 
 
 def deploy_model(place: Place, version: str, url: str, run: str) -> Any:
     stores = place.stores()
-    target = Server(url, model=MODEL, ledger=stores.ledger)
+    target = Server(url, model=place.spec().name, ledger=stores.ledger)
     return deploy.deploy(place.spec(), stores, version, target=target, origin=origin("deploy_model", run)).as_json()
 
 
 def rollback_model(place: Place, url: str, run: str) -> Any:
     stores = place.stores()
-    target = Server(url, model=MODEL, ledger=stores.ledger)
+    target = Server(url, model=place.spec().name, ledger=stores.ledger)
     task = origin("rollback_model", run)
-    return deploy.rollback(MODEL, stores, reason="it was late", target=target, origin=task).as_json()
+    return deploy.rollback(place.spec().name, stores, reason="it was late", target=target, origin=task).as_json()
 
 
 def ingest_all(place: Place, month: str, run: str) -> Any:
@@ -102,7 +102,7 @@ def serve_model(place: Place, port: int) -> None:
     stores = place.stores()
     server_process.Follower = functools.partial(Follower, poll_seconds=0.05)
     server_process.serve(
-        [MODEL],
+        [place.spec().name],
         host="127.0.0.1",
         port=port,
         ledger_url=stores.ledger.url,

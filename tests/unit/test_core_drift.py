@@ -25,6 +25,12 @@ def test_nothing_moved_is_no_alarm() -> None:
     assert judge(POLICY, QUIET, rows=5000) == DriftVerdict(QUIET, alarm=False, reasons=(), warnings=())
 
 
+@pytest.mark.parametrize("limit", [0.0, 0.84])
+def test_a_categorical_limit_that_no_distance_reaches_is_refused(limit: float) -> None:
+    with pytest.raises(ValueError, match="at most 0.83, where the distance ends"):
+        replace(POLICY, categorical_limit=limit)
+
+
 def test_a_seasonal_column_beyond_its_limit_only_warns() -> None:
     verdict = judge(POLICY, (*QUIET[:2], column("temp", 0.8, seasonal=True)), rows=5000)
 

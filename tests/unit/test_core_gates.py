@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlops_provider.core.fairness import Disparity, Fairness, FairnessLimit
 from mlops_provider.core.gates import (
     Comparison,
     Contender,
     Evaluation,
     GatePolicy,
     Limit,
+    SliceCeiling,
     SliceFloor,
     SliceScore,
     Verdict,
@@ -228,6 +230,67 @@ def test_slices_that_are_all_large_enough_need_no_remark() -> None:
     assert "2 slices judged, lowest origin=JFK with roc_auc 0.7200." in notes
 
 
+CEILING = SliceCeiling("mae", 12.0, 500)
+ERRORS = (
+    SliceScore("origin", "JFK", 9000, "mae", Interval(9.5, 9.0, 10.0)),
+    SliceScore("origin", "EWR", 9000, "mae", Interval(11.0, 10.0, 12.5)),
+    SliceScore("carrier", "OO", 12, "mae", Interval(40.0, 10.0, 80.0)),
+)
+
+
+def test_under_a_ceiling_the_worst_slice_is_the_highest() -> None:
+    notes = verdict(replace(GOOD, slices=ERRORS), slice_floor=None, slice_ceiling=CEILING).notes
+
+    assert "2 slices judged, highest origin=EWR with mae 11.0000; 1 smaller than 500 rows not judged." in notes
+
+
+def test_slices_above_the_ceiling_are_named_the_worst_first() -> None:
+    ceiling = replace(CEILING, maximum=9.0)
+
+    assert verdict(replace(GOOD, slices=ERRORS), slice_floor=None, slice_ceiling=ceiling).reasons == (
+        "Slice origin=EWR (9,000 rows): mae 11.0000 is above the ceiling 9.0000 (interval 10.0000 to 12.5000).",
+        "Slice origin=JFK (9,000 rows): mae 9.5000 is above the ceiling 9.0000 (interval 9.0000 to 10.0000).",
+    )
+
+
+def test_a_ceiling_without_any_slice_is_not_kept() -> None:
+    assert verdict(replace(GOOD, slices=()), slice_floor=None, slice_ceiling=CEILING).reasons == (
+        "There is a ceiling for slices, but no slice was measured with mae.",
+    )
+
+
+def test_slices_have_either_a_floor_or_a_ceiling() -> None:
+    with pytest.raises(ValueError, match="either a floor or a ceiling"):
+        replace(POLICY, slice_ceiling=CEILING)
+
+
+def test_a_ceiling_needs_a_metric_where_less_is_better() -> None:
+    with pytest.raises(ValueError, match="'r2' is better when more: give a floor"):
+        SliceCeiling("r2", 0.1, 100)
+
+
+def test_unfair_candidates_are_refused_and_in_a_dry_run_only_told() -> None:
+    apart = Disparity("sex", "equalized_odds_difference", "false_positive_rate", "f", "m", 100, Interval(0.2, 0.1, 0.3))
+    evaluation = replace(GOOD, fairness=Fairness(("sex",), disparities=(apart,)))
+    limits = (FairnessLimit("equalized_odds_difference", maximum=0.1),)
+
+    rejected = verdict(evaluation, fairness=limits)
+    dry = verdict(evaluation, fairness=limits, mode="dry_run")
+
+    (reason,) = rejected.reasons
+    assert reason.startswith("Fairness by sex: equalized_odds_difference 0.2000 is above the maximum 0.1000")
+    assert dry.passed
+    assert dry.warnings == (f"Would have been rejected: {reason}",)
+
+
+@pytest.mark.parametrize(("blocks", "warned"), [(None, 0), (20, 0), (19, 1)])
+def test_intervals_of_few_blocks_are_warned_of(blocks: int | None, warned: int) -> None:
+    warnings = verdict(replace(GOOD, block="week", blocks=blocks)).warnings
+
+    assert len(warnings) == warned
+    assert all("The intervals rest on 19 blocks (week)" in warning for warning in warnings)
+
+
 def test_without_a_floor_slices_do_not_matter() -> None:
     assert verdict(replace(GOOD, slices=()), slice_floor=None).passed
 
@@ -318,7 +381,16 @@ def test_a_floor_needs_a_metric_where_more_is_better() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"primary": "brier"}, {"minimum_rows": 1001}, {"limits": ()}, {"baselines": ("dummy",)}, {"mode": "dry_run"}],
+    [
+        {"primary": "brier"},
+        {"minimum_rows": 1001},
+        {"limits": ()},
+        {"baselines": ("dummy",)},
+        {"mode": "dry_run"},
+        {"slice_floor": None, "slice_ceiling": SliceCeiling("brier", 0.2, 100)},
+        {"fairness": (FairnessLimit("demographic_parity_ratio", minimum=0.8),)},
+        {"proxy_auc": 0.9},
+    ],
 )
 def test_the_digest_covers_every_threshold(change: dict[str, Any]) -> None:
     assert replace(POLICY, **change).digest != POLICY.digest

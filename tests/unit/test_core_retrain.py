@@ -99,6 +99,41 @@ def test_where_less_is_better_a_rise_is_bad() -> None:
     assert decision(risen, metric="roc_auc").trigger == "none"
 
 
+@pytest.mark.parametrize(
+    ("metric", "expected", "score", "bad"),
+    [
+        ("rmse", 20.0, Interval(22.5, 22.1, 23.0), True),
+        ("rmse", 20.0, Interval(22.5, 22.0, 23.0), False),
+        ("r2", 0.5, Interval(0.42, 0.40, 0.449), True),
+        ("r2", 0.5, Interval(0.42, 0.40, 0.45), False),
+        ("r2", -0.5, Interval(-0.6, -0.7, -0.56), True),
+        ("r2", -0.5, Interval(-0.6, -0.7, -0.54), False),
+    ],
+)
+def test_a_relative_drop_is_a_share_of_the_score_at_the_gate_towards_worse(
+    metric: str, expected: float, score: Interval, bad: bool
+) -> None:
+    windows = [Window(month, score, expected, False) for month in ("2013-05", "2013-06")]
+    tenth = replace(POLICY, performance_drop=Drop(0.1, relative=True))
+
+    assert (decision(windows, tenth, metric=metric).trigger == "performance") is bad
+
+
+def test_a_relative_drop_is_written_in_units_and_as_a_share() -> None:
+    windows = [Window("2013-06", Interval(20.5, 19.0, 22.0), 20.0, False)]
+    tenth = replace(POLICY, performance_drop=Drop(0.1, relative=True))
+
+    assert decision(windows, tenth, metric="rmse").reasons[0] == (
+        "rmse 20.5000 (19.0000 to 22.0000) in 2013-06, 20.0000 at the gate, tolerated drop 2.0000 (10 %): as expected."
+    )
+
+
+@pytest.mark.parametrize("amount", [-0.1, float("nan"), float("inf")])
+def test_a_drop_is_no_gain(amount: float) -> None:
+    with pytest.raises(ValueError, match="a drop must be 0 or more"):
+        Drop(amount)
+
+
 def test_months_without_labels_are_not_among_those_considered() -> None:
     windows = months((BAD, False), (None, False), (None, False), (BAD, False))
 

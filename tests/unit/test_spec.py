@@ -13,8 +13,10 @@ import yaml
 
 from mlops_provider.checked_yaml import Document
 from mlops_provider.core.drift import DriftPolicy
-from mlops_provider.core.gates import GatePolicy, Limit, SliceFloor
+from mlops_provider.core.fairness import FairnessLimit
+from mlops_provider.core.gates import GatePolicy, Limit, SliceCeiling, SliceFloor
 from mlops_provider.core.retrain import Drop, RetrainPolicy
+from mlops_provider.core.tasks import REGRESSION as REGRESSION_TASK
 from mlops_provider.exceptions import SpecError
 from mlops_provider.spec import ModelSpec, load_spec
 from mlops_provider.use_case import load_function
@@ -140,6 +142,44 @@ def test_paths_are_relative_to_the_yaml(declare: Declare, folder: Path, monkeypa
     assert spec.path == folder / "model.yaml"
     assert spec.expectations_path == folder / "expectations.yaml"
     assert spec.function("land")("2013-01") == "2013-01 rain"
+
+
+REGRESSION = {"target.task": "regression", "gate.primary": "mae"}
+
+
+def test_a_tolerated_drop_is_a_number_in_units_of_the_metric_or_a_percentage(declare: Declare) -> None:
+    def drop(**changes: Any) -> Drop:
+        return load_spec(declare(changes)).retrain_policy.performance_drop
+
+    assert drop() == Drop(0.02)
+    assert drop(**REGRESSION) == Drop(0.1, relative=True)
+    assert drop(retrain={"performance_drop": 3}, **REGRESSION) == Drop(3)
+    assert (
+        drop(retrain={"performance_drop": "2.5 %"}) == drop(retrain={"performance_drop": "2.5%"}) == Drop(0.025, True)
+    )
+    assert drop(retrain={"performance_drop": 0}) == Drop(0)
+
+
+def test_a_regression_with_fairness_blocks_and_a_ceiling(declare: Declare) -> None:
+    spec = load_spec(
+        declare(
+            {
+                **REGRESSION,
+                "protected": ["sex"],
+                "slices": ["sex"],
+                "bootstrap": {"block": "origin"},
+                "gate.slice_ceiling": {"metric": "rmse", "maximum": 12, "minimum_rows": 500},
+                "gate.fairness": [{"measure": "mae_difference", "maximum": 2}],
+                "monitoring": {"categorical_limit": 0.3},
+            }
+        )
+    )
+
+    assert spec.task is REGRESSION_TASK
+    assert spec.gate_policy.slice_bound == SliceCeiling("rmse", 12.0, 500)
+    assert spec.gate_policy.fairness == (FairnessLimit("mae_difference", maximum=2.0, minimum_rows=100),)
+    assert spec.drift_policy.categorical_limit == 0.3
+    assert spec.kept_columns == ("carrier", "flight", "scheduled", "sex", "distance", "temp", "origin")
 
 
 WRONG = [

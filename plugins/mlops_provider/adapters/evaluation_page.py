@@ -15,6 +15,8 @@ from mlops_provider.core.gates import GatePolicy
 from mlops_provider.core.metrics import DIRECTIONS, METRICS, Interval, number, signed
 from mlops_provider.core.tasks import TASKS, TargetTask
 
+_ROUNDING = 1e-12
+
 _templates = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,
@@ -22,7 +24,11 @@ _templates = jinja2.Environment(
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
 )
-_templates.filters |= {"number": number, "signed": signed}
+# What rounding leaves of a zero, such as the bias of a mean, is written as zero.
+_templates.filters |= {
+    "number": lambda value: number(value if abs(value) > _ROUNDING else 0.0),
+    "signed": lambda value: signed(value if abs(value) > _ROUNDING else 0.0),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +191,7 @@ def _disparity(found: Disparity, policy: GatePolicy) -> dict[str, object]:
         "title": measure.title,
         "rate": RATES[found.rate],
         "bar": scale.bar(found.score),
-        "mark": None if bound is None else scale.place(bound),
+        "mark": scale.place(equal if bound is None else bound),
         "limit": "not gated" if bound is None else f"{'at least' if measure.ratio else 'at most'} {number(bound)}",
         "missed": missed,
     }
@@ -194,7 +200,9 @@ def _disparity(found: Disparity, policy: GatePolicy) -> dict[str, object]:
 def _curve(calibration: Sequence[CalibrationBin]) -> dict[str, object]:
     """Place the calibration curve on a square of 100 by 100; both axes have the same ends."""
     numbers = [number for each in calibration for number in (each.predicted, each.observed)]
-    low, high = min([0.0, *numbers]), max(numbers, default=0.0)
+    low, high = min(numbers, default=0.0), max(numbers, default=0.0)
+    if 0 < low < high / 2:
+        low = 0.0  # zero is an end that people expect, unless it would squeeze the curve into a corner
     reach = ((high - low) or 1.0) * 1.05
     points = [
         (round(100 * (each.predicted - low) / reach, 2), round(100 - 100 * (each.observed - low) / reach, 2))

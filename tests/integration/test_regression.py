@@ -1,0 +1,277 @@
+"""A target that is a number, from the source to the decision to train again; its law is known, so is the best error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+from mlops_provider.cli.replay_table import heading, line, row_of
+from mlops_provider.core.evaluation import Evaluation
+from mlops_provider.core.metrics import Interval
+from mlops_provider.core.names import Header, Kind, Table
+from mlops_provider.exceptions import DataRejectedError, SpecError
+from mlops_provider.steps import gate, monitor, score, train
+from support import tasks
+from support.served import served
+from support.tiny import Place, ingest_month, origin, register_candidate
+
+MINUTES = Path(__file__).parents[1] / "use_cases" / "minutes"
+MODEL = "ride_minutes"
+BEST_RMSE = (3.0**2 + 2.0**2) ** 0.5  # the noise of a ride and of its day
+JANUARY, FEBRUARY, MARCH, APRIL = "2013-01", "2013-02", "2013-03", "2013-04"
+
+
+def at(folder: Path) -> Place:
+    place = Place(folder, MINUTES)
+    place.source.mkdir()
+    return place
+
+
+def bend(place: Place, **months: dict[str, float]) -> None:
+    bent = {name.removeprefix("m").replace("_", "-"): how for name, how in months.items()}
+    (place.source / "bent.json").write_text(json.dumps(bent))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterator[tuple[Place, str]]:
+    """January to March, a first version gated on February and deployed, and the address of its server."""
+    place = at(tmp_path_factory.mktemp("minutes"))
+    (place.folder / "mlflow.db").write_bytes(empty_mlflow.read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINY_SOURCE", str(place.source))
+        bend(place, m2013_03={"farther": 8.0, "slower": 20.0})
+        for month in (JANUARY, FEBRUARY, MARCH):
+            ingest_month(place, month)
+        declaration = tasks.declare_gate(place, FEBRUARY, "first")
+        found = train.search_parameters(
+            place.spec(), place.stores(), FEBRUARY, declaration=declaration, origin=origin("search_parameters", "first")
+        )
+        run_id = train.train_model(
+            place.spec(),
+            place.stores(),
+            FEBRUARY,
+            parameters=found,
+            declaration=declaration,
+            origin=origin("train_model", "first"),
+        )
+        evaluation = tasks.evaluate_model(place, FEBRUARY, "first", run_id, declaration)
+        verdict = tasks.decide_gate(place, "first", evaluation, declaration)
+        version = tasks.register_model(place, "first", run_id, verdict)
+        with served(place) as address:
+            tasks.check_serving(place, version, address, "first")
+            tasks.deploy_model(place, version, address, "first")
+            yield place, address
+
+
+def newest(place: Place, kind: Kind) -> dict[str, Any]:
+    with closing(place.stores().ledger) as ledger:
+        record = ledger.latest(kind, MODEL)
+    assert record is not None
+    return dict(record.payload)
+
+
+def judged(place: Place) -> Evaluation:
+    return Evaluation.from_json(newest(place, Kind.EVALUATION))
+
+
+def test_the_error_is_near_the_smallest_there_is_and_below_both_baselines(world: tuple[Place, str]) -> None:
+    found = judged(world[0])
+
+    rmse = found.score("candidate", "rmse")
+    assert rmse is not None
+    assert BEST_RMSE * 0.8 < rmse.low < rmse.high < BEST_RMSE * 1.6
+    assert set(found.contenders[0].metrics) == {"rmse", "mae", "median_absolute_error", "r2", "absolute_bias"}
+    for baseline in ("dummy", "linear"):
+        difference = found.against(baseline, "rmse")
+        assert difference is not None
+        assert difference.low > 0
+    assert (found.task, found.block, found.blocks) == ("regression", "day", 28)
+
+
+def test_the_verdict_speaks_of_the_metric_its_units_and_its_direction(world: tuple[Place, str]) -> None:
+    verdict = newest(world[0], Kind.GATE)
+
+    assert verdict["passed"]
+    notes = " ".join(verdict["notes"])
+    assert "rmse 4" in notes
+    assert "keeps the maximum 6.0000" in notes
+    assert "Better than the linear baseline: rmse 4" in notes
+    assert "3 slices judged, highest line=" in notes
+    assert "Fairness by quarter: mae_difference" in notes
+    assert any("Fairness by quarter: not judged in mae_difference" in warning for warning in verdict["warnings"])
+    assert any("Proxy: line tells quarter (ROC AUC 0." in warning for warning in verdict["warnings"])
+
+
+def test_the_report_shows_numbers_residuals_and_groups(world: tuple[Place, str]) -> None:
+    place, _ = world
+    page = place.stores().reports.read(newest(place, Kind.EVALUATION)["report"]).decode()
+
+    for text in ("RMSE ↓", "R² ↑", "Residuals of the candidate", "dummy: always the same number", "ridge regression"):
+        assert text in page
+    for text in ("By quarter", "Mean error difference", "drawn by whole blocks: 28, one per day"):
+        assert text in page
+    assert "probability" not in page
+
+
+def test_the_model_does_not_see_the_protected_column(world: tuple[Place, str]) -> None:
+    place, _ = world
+
+    table = place.stores().tables.read(place.stores().tables.uri(MODEL, Table.FEATURES))
+    columns = newest(place, Kind.TRAINING)["columns"]
+
+    assert "quarter" in table
+    assert columns == ["distance", "rain", "line"]
+
+
+def test_the_registry_holds_a_model_whose_signature_answers_numbers(world: tuple[Place, str]) -> None:
+    place, _ = world
+    registry = place.stores().registry
+
+    run = MlflowClient(registry.tracking_uri).get_run(newest(place, Kind.TRAINING)["run_id"])
+    signature = registry.signature(f"models:/{MODEL}/1")
+
+    assert run.data.metrics["rmse"] > 0
+    assert run.data.metrics["training_standard_deviation"] > 10
+    assert signature is not None
+    assert signature.outputs.inputs[0].shape == (-1,)
+
+
+def test_the_server_answers_the_numbers_of_the_registered_model(world: tuple[Place, str]) -> None:
+    place, address = world
+    rows = pd.DataFrame({"distance": [1.0, 10.0, 10.0], "rain": [0.0, 0.0, 9.0], "line": ["A", "C", "C"]})
+
+    answer = httpx.post(
+        f"{address}/invocations", json={"dataframe_records": rows.to_dict(orient="records")}, timeout=10
+    )
+
+    model = place.stores().registry.load_model(f"models:/{MODEL}/1")
+    assert answer.headers[Header.VERSION] == "1"
+    assert answer.json()["predictions"] == list(model.predict(rows[list(model.feature_names_in_)]))
+    assert answer.json()["predictions"] == pytest.approx([8, 35, 50], abs=6)
+
+
+def test_months_are_scored_measured_and_decided_in_minutes(world: tuple[Place, str]) -> None:
+    place, _ = world
+    spec, stores = place.spec(), place.stores()
+    predicted = stores.tables.read(score.score(spec, stores, MARCH, origin=origin("score_batch", "march")))
+
+    monitor.record_outcomes(spec, stores, MARCH, origin=origin("record_outcomes", "march"))
+    performance = monitor.measure_performance(spec, stores, MARCH, origin=origin("measure_performance", "march"))
+    drift = monitor.detect_drift(spec, stores, MARCH, origin=origin("detect_drift", "march"))
+    decision = monitor.decide_retrain(
+        spec, stores, MARCH, performance=performance, drift=drift, origin=origin("decide_retrain", "march")
+    )
+
+    assert predicted["prediction"].mean() > 30
+    measured = stores.ledger.get(performance).payload
+    rmse, bias = (Interval.from_json(measured["metrics"][name]) for name in ("rmse", "absolute_bias"))
+    assert rmse.low > 20  # the bent month is 20 minutes slower and longer than any the model knows
+    assert bias.value == pytest.approx(measured_bias(stores, predicted), abs=1e-9)
+    assert {each["group"] for each in measured["fairness"]["groups"]} == {"north", "south", "harbour"}
+    compared = stores.ledger.get(drift).payload
+    assert {"distance", "prediction"} <= set(compared["drifted"])
+    assert decision["retrain"]
+    assert decision["trigger"] == "performance"
+    assert "at the gate, tolerated drop " in decision["reasons"][0]
+    assert "(25 %)" in decision["reasons"][0]
+    row = row_of(stores.ledger, MODEL, MARCH, metric="rmse")
+    assert "RMSE (95 %)" in heading("rmse")
+    assert f"{rmse.value:.2f} ({rmse.low:.2f}-{rmse.high:.2f})" in line(row)
+
+
+def measured_bias(stores: Any, predicted: pd.DataFrame) -> float:
+    outcomes = stores.tables.read(stores.tables.uri(MODEL, Table.OUTCOMES), partitions=[MARCH])
+    both = predicted.merge(outcomes, on="ride")
+    return float(abs((both["prediction"] - both["minutes"]).mean()))
+
+
+def test_the_outcomes_record_sums_numbers_up(world: tuple[Place, str]) -> None:
+    recorded = newest(world[0], Kind.OUTCOMES)
+
+    assert recorded["mean"] > 30
+    assert recorded["standard_deviation"] > 10
+    assert "positive_share" not in recorded
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    place = at(tmp_path)
+    (place.folder / "mlflow.db").write_bytes(empty_mlflow.read_bytes())
+    monkeypatch.setenv("TINY_SOURCE", str(place.source))
+    return place
+
+
+def test_a_classifier_for_numbers_is_refused_before_it_is_fitted(fresh: Place) -> None:
+    for month in (JANUARY, FEBRUARY):
+        ingest_month(fresh, month)
+    changed = fresh.declared()
+    model = changed.use_case / "model.py"
+    model.write_text(model.read_text().replace("HistGradientBoostingRegressor", "HistGradientBoostingClassifier"))
+
+    with pytest.raises(SpecError, match=r"model.py:estimator returned a Pipeline for a regression target"):
+        register_candidate(changed, FEBRUARY, "run")
+
+
+def test_outcomes_that_are_no_numbers_are_refused_in_words(fresh: Place) -> None:
+    changed = fresh.declared()
+    data = changed.use_case / "data.py"
+    data.write_text(data.read_text().replace('["ride", "minutes"]].reset', '["ride", "minutes"]].astype(str).reset'))
+
+    with pytest.raises(DataRejectedError, match=r"Outcomes of 2013-01: they are object, not numbers in 'minutes'"):
+        monitor.record_outcomes(changed.spec(), changed.stores(), JANUARY, origin=origin("record_outcomes"))
+
+
+def test_a_candidate_that_serves_one_group_worse_is_refused_with_groups_sizes_and_numbers(fresh: Place) -> None:
+    limits = {"primary": "rmse", "minimum_rows": 300}
+    strict = [{"measure": "mean_error_difference", "maximum": 1.0, "minimum_rows": 100}]
+    changed = fresh.declared(gate={**limits, "fairness": strict})
+    data = changed.use_case / "data.py"
+    unseen = '"minutes": minutes + 10 * np.array([each == "south" for each in _quarters]) + '
+    text = data.read_text().replace('"minutes": minutes + ', unseen)
+    text = text.replace('"quarter": [random.choice', '"quarter": (_quarters := [random.choice')
+    data.write_text(text.replace("for each in line],", "for each in line]),"))
+    for month in (JANUARY, FEBRUARY):
+        ingest_month(changed, month)
+    declaration = tasks.declare_gate(changed, FEBRUARY, "run")
+    run_id = fitted(changed, declaration)
+    evaluation = tasks.evaluate_model(changed, FEBRUARY, "run", run_id, declaration)
+
+    _, verdict = gate.decide_gate(
+        changed.stores(), evaluation=evaluation, declaration=declaration, origin=origin("decide_gate", "run")
+    )
+
+    assert not verdict.passed
+    (reason,) = verdict.reasons
+    assert reason.startswith("Fairness by quarter: mean_error_difference ")
+    assert "is above the maximum 1.0000 (interval " in reason
+    assert " of south (" in reason
+    assert " of north (" in reason
+    assert "mean error -" in reason
+
+
+def fitted(place: Place, declaration: str) -> str:
+    return train.train_model(
+        place.spec(),
+        place.stores(),
+        FEBRUARY,
+        parameters={},
+        declaration=declaration,
+        origin=origin("train_model", "run"),
+    )
+
+
+def test_predictions_are_finite_for_what_training_never_saw(world: tuple[Place, str]) -> None:
+    model = world[0].stores().registry.load_model(f"models:/{MODEL}/1")
+
+    strange = pd.DataFrame({"distance": [np.nan, 1e9], "rain": [-1.0, np.nan], "line": ["Z", "A"]})
+
+    assert np.isfinite(model.predict(strange[list(model.feature_names_in_)])).all()
