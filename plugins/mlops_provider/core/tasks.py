@@ -21,6 +21,7 @@ class TargetTask:
     :param metrics: Metrics it is scored with.
     :param shown: Those that every report shows; others are shown if the gate names them.
     :param rates: What is measured for each group of a protected attribute.
+    :param rates_told: What a reader must know of these rates.
     :param method: Method of a fitted estimator that predicts.
     :param dummy: The dummy baseline, in words.
     :param linear: The linear baseline, in words.
@@ -31,6 +32,7 @@ class TargetTask:
     metrics: tuple[str, ...]
     shown: tuple[str, ...]
     rates: tuple[str, ...]
+    rates_told: str
     method: str
     dummy: str
     linear: str
@@ -52,6 +54,7 @@ BINARY = TargetTask(
     ),
     shown=("roc_auc", "average_precision", "brier", "log_loss"),
     rates=("selection_rate", "true_positive_rate", "false_positive_rate", "precision"),
+    rates_told="A probability above 0.5 counts as selected.",
     method="predict_proba",
     dummy="dummy: the base rate",
     linear="logistic regression",
@@ -62,6 +65,7 @@ REGRESSION = TargetTask(
     metrics=("rmse", "mae", "median_absolute_error", "r2", "absolute_bias"),
     shown=("rmse", "mae", "median_absolute_error", "r2", "absolute_bias"),
     rates=("mean_prediction", "mean_error", "mae"),
+    rates_told="An error is predicted minus observed.",
     method="predict",
     dummy="dummy: always the same number",
     linear="ridge regression",
