@@ -19,6 +19,7 @@ from mlops_provider.adapters import evaluation, tasks, training
 from mlops_provider.adapters.tasks.regression import ScoredNumbers
 from mlops_provider.core.tasks import REGRESSION
 from mlops_provider.exceptions import DataRejectedError, ServingCheckError
+from mlops_provider.spec_parts import BLOCKS_OF_TIME
 
 pytestmark = pytest.mark.integration
 
@@ -146,6 +147,10 @@ def test_blocks_of_one_row_each_are_the_ordinary_bootstrap() -> None:
     )
 
     np.testing.assert_array_equal(rows, blocks)
+
+
+def test_every_unit_of_time_that_may_be_declared_is_known() -> None:
+    assert set(evaluation.UNITS) == set(BLOCKS_OF_TIME)
 
 
 def test_days_are_those_of_the_zone_in_which_the_source_counts() -> None:

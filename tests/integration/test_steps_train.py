@@ -204,6 +204,14 @@ def test_a_candidate_whose_groups_lie_too_far_apart_is_rejected_with_their_names
     assert "Proxy: depot is itself a feature: the model sees it." in verdict.warnings
 
 
+def test_a_protected_column_that_the_features_do_not_have_yet_is_named(parcels: Parcels) -> None:
+    parcels.declare(protected=["sex"])
+    declaration = declared(parcels)
+
+    with pytest.raises(DataRejectedError, match=r"the features of 2013-03 lack sex, which model.yaml names"):
+        evaluated(parcels, declaration, fitted(parcels, declaration))
+
+
 def test_the_verdict_on_one_run_registers_no_other(parcels: Parcels) -> None:
     (passed,) = parcels.stores.ledger.history(Kind.GATE, "parcels")
     run_id = fitted(parcels, declared(parcels))

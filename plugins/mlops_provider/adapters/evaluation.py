@@ -20,6 +20,9 @@ from mlops_provider.exceptions import DataRejectedError
 
 _CELLS_AT_ONCE = 1_000_000  # weights held in memory at a time; 8 MB as float64, so that a chunk stays near the caches
 
+UNITS: Mapping[str, str] = {"hour": "h", "day": "D", "week": "W"}
+"""Blocks of time, by pandas' names for them."""
+
 
 @dataclass(frozen=True, slots=True)
 class CalibrationBin(Payload):
@@ -61,15 +64,12 @@ def blocks_of(frame: pd.DataFrame, block: str | None, *, event_time: str, time_z
     """
     if block is None:
         return None
-    if block in _UNITS:
+    if block in UNITS:
         local = frame[event_time].dt.tz_convert(time_zone).dt.tz_localize(None)
-        named: pd.Series = local.dt.to_period(_UNITS[block])
+        named: pd.Series = local.dt.to_period(UNITS[block])
     else:
         named = frame[block]
     return np.asarray(pd.factorize(named, use_na_sentinel=False)[0], dtype=np.intp)
-
-
-_UNITS: Mapping[str, str] = {"hour": "h", "day": "D", "week": "W"}
 
 
 def resampled_weights(rows: int, resamples: int, seed: int, blocks: NDArray[np.intp] | None = None) -> Iterator[Floats]:

@@ -16,7 +16,7 @@ from mlops_provider.core.evaluation import CANDIDATE, CHAMPION, Contender, Evalu
 from mlops_provider.core.fairness import Fairness
 from mlops_provider.core.names import REPORT, Kind, Table, Task
 from mlops_provider.core.references import TableRef
-from mlops_provider.exceptions import NotApprovedError
+from mlops_provider.exceptions import DataRejectedError, NotApprovedError
 from mlops_provider.steps.declaration import Declaration, declared_for
 from mlops_provider.steps.learning import blocks, examples, task, threads, training_rows
 from mlops_provider.steps.outcomes import labelled_features
@@ -39,6 +39,7 @@ def evaluate_model(
     :param declaration: Ledger ID of the gate's declaration.
     :return: Ledger ID of the evaluation.
     :raises NotApprovedError: *run_id* was not trained under this declaration. Not retried.
+    :raises DataRejectedError: The features lack a column that ``model.yaml`` names. Not retried.
     """
     declared = Declaration.from_json(declared_for(spec, stores, through, declaration).payload)
     trained = stores.ledger.find(Kind.TRAINING, run_id)
@@ -68,6 +69,11 @@ def _evaluation(
     """Score everybody, write the report, and give what the ledger keeps."""
     # All columns: a champion may need one that this version of the use case no longer has.
     rows = labelled_features(spec, stores, declared.features, declared.outcomes, [declared.through])
+    if missing := [column for column in spec.kept_columns if column not in rows]:
+        raise DataRejectedError(
+            f"{spec.name!r}: the features of {declared.through} lack {', '.join(missing)}, which model.yaml names. "
+            "Build the features anew, then declare again."
+        )
     serving = declared.champion_version
     bound = declared.limits.slice_bound
     scores = evaluation.evaluate(
