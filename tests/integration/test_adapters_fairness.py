@@ -184,6 +184,13 @@ def test_a_feature_that_tells_the_attribute_is_named_and_one_that_does_not_is_no
     assert found[1].auc == pytest.approx(0.714, abs=0.03)
 
 
+def test_a_feature_with_a_word_per_person_tells_nothing() -> None:
+    frame = people()[0]
+    frame["name"] = [f"person {number}" for number in range(len(frame))]
+
+    assert fairness.proxies(frame, ["sex"], numeric=[], categorical=["name"], limit=0.6, seed=0) == ()
+
+
 def test_an_attribute_that_is_a_feature_is_its_own_proxy() -> None:
     frame = people()[0]
 

@@ -28,7 +28,11 @@ from mlops_provider.core.tasks import TargetTask
 MISSING = "(missing)"
 """Name of the group whose attribute is not known."""
 
+OTHER = "(other)"
+"""Stands for the rare words of a feature that is looked at as a proxy."""
+
 _PROXY_ROWS = 5000
+_PROXY_WORDS = 50
 _PROXY_FOLDS = 3
 _PROXY_GROUP_ROWS = 50  # smaller groups are too few to learn to tell
 
@@ -157,7 +161,7 @@ def proxies(
 
 def _told_by(feature: pd.Series[Any], groups: pd.Series[Any], *, words: bool, seed: int) -> float:
     """ROC AUC of telling the group from one feature; 0.5 if it says nothing."""
-    X = pd.get_dummies(_named(feature)) if words else feature.astype("float64").to_frame()
+    X = _columns_of(_named(feature)) if words else feature.astype("float64").to_frame()
     if X.nunique().max() < 2:
         return 0.5
     tree = DecisionTreeClassifier(max_leaf_nodes=16, min_samples_leaf=20, random_state=seed)
@@ -166,6 +170,12 @@ def _told_by(feature: pd.Series[Any], groups: pd.Series[Any], *, words: bool, se
     if told.shape[1] == 2:
         return float(roc_auc_score(groups, told[:, 1]))
     return float(roc_auc_score(groups, told, multi_class="ovr", average="macro"))
+
+
+def _columns_of(words: pd.Series[Any]) -> pd.DataFrame:
+    """One column per word, of the most frequent ones: what is rare tells few people's group."""
+    common = words.value_counts().index[:_PROXY_WORDS]
+    return pd.get_dummies(words.where(words.isin(common), OTHER))
 
 
 def _named(column: pd.Series[Any]) -> pd.Series[Any]:
