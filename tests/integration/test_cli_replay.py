@@ -120,17 +120,18 @@ def airflow(ledger: Ledger) -> Airflow:
 
 def decide(ledger: Ledger, run_id: str, month: str, *, retrain: bool) -> None:
     reasons = ["Two months have features and outcomes."] if retrain else ["One month is not enough."]
-    ledger.append(
+    ledger.decide_once(
         Kind.RETRAIN,
         MODEL,
-        {
+        f"{MODEL}_monitor/{run_id}/decide_retrain/-1",
+        lambda: {
             "retrain": retrain,
             "trigger": "first_model" if retrain else "none",
             "reasons": reasons,
             "cause": f"{MODEL}-first-{month}" if retrain else None,
             "through": month,
         },
-        key=f"{MODEL}_monitor/{run_id}/decide_retrain/-1",
+        inputs={"partition": month},
     )
 
 

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from deltalake import DeltaTable
 
 from mlops_provider.core.metrics import Interval
-from mlops_provider.core.names import Environment, Kind
+from mlops_provider.core.names import Environment, Kind, Table
 from mlops_provider.exceptions import ConfigurationError, MissingPartitionError, StoreUnavailableError
 from mlops_provider.steps import monitor
 from mlops_provider.stores.predictions import SegmentWriter
@@ -151,6 +152,67 @@ def test_a_retry_adds_no_record_and_no_snapshot(parcels: Parcels, tmp_path: Path
     assert content["timestamp"] == "2013-04-06T00:00:00+00:00"
     assert content["metadata"] == {"partition": "2013-03", "version": "1"}
     assert snapshot.stem == parcels.payload(first[1])["snapshot"]
+
+
+def test_a_cleared_run_over_mended_outcomes_measures_and_decides_anew(parcels: Parcels) -> None:
+    parcels.bend(m2013_03={"reversed": True})
+    parcels.build("2013-03")
+    parcels.score("2013-03")
+    first = parcels.watch("2013-03", run="a")
+    parcels.bend()
+
+    mended = parcels.watch("2013-03", run="a")
+    again = parcels.watch("2013-03", run="a")
+
+    assert mended == again
+    assert mended[0] != first[0], "performance reads the outcomes"
+    assert mended[1] == first[1], "drift does not"
+    was, is_now = (Interval.from_json(parcels.payload(one[0])["metrics"]["roc_auc"]) for one in (first, mended))
+    assert was.high < 0.5 < is_now.low
+    assert "worse" in " ".join(first[2]["reasons"])
+    assert "as expected" in " ".join(mended[2]["reasons"])
+    assert len(parcels.stores.ledger.history(Kind.RETRAIN, "parcels")) == 2
+
+
+def test_a_month_whose_features_were_restored_is_compared_anew_and_counts_like_that(parcels: Parcels) -> None:
+    parcels.build("2013-03")
+    parcels.score("2013-03")
+    parcels.watch("2013-03", run="a")
+    uri = parcels.stores.tables.uri("parcels", Table.FEATURES)
+    good = parcels.stores.tables.version(uri)
+    parcels.bend(m2013_03={"farther": 1.5})
+    parcels.build("2013-03")
+    bad = parcels.watch("2013-03", run="a")
+    DeltaTable(uri).restore(good)
+
+    restored = parcels.watch("2013-03", run="a")
+
+    records = parcels.stores.ledger.history(Kind.DRIFT, "parcels")
+    assert [record.payload["alarm"] for record in records] == [False, True, False]
+    assert [record.record_id for record in records[1:]] == [bad[1], restored[1]]
+    assert parcels.payload(parcels.stores.ledger.latest(Kind.RETRAIN, "parcels").record_id)["drift"] == restored[1]
+
+
+def test_another_month_changes_nothing_for_a_retry(parcels: Parcels) -> None:
+    parcels.build("2013-03")
+    parcels.score("2013-03")
+    first = parcels.watch("2013-03", run="a")
+    parcels.build("2013-04")
+    parcels.score("2013-04")
+    parcels.watch("2013-04", run="b")
+
+    assert parcels.watch("2013-03", run="a") == first
+
+
+def test_a_month_decided_again_is_not_held_up_by_its_own_decision(parcels: Parcels) -> None:
+    parcels.declare(retrain={**DECLARED["retrain"], "windows_needed": 1})
+    parcels.bend(m2013_03={"farther": 1.5})
+    (first,) = lived(parcels, "2013-03")
+
+    again = parcels.watch("2013-03", run="cleared later")[2]
+
+    assert first["retrain"] is True
+    assert again == first
 
 
 def test_the_workspace_comes_from_the_environment_if_none_is_named(

@@ -94,7 +94,7 @@ def test_the_run_says_what_the_model_was_made_of(trained: Parcels) -> None:
     run = MlflowClient(trained.stores.registry.tracking_uri).get_run(training.payload["run_id"])
 
     assert run.info.status == "FINISHED"
-    assert run.data.tags[Tag.ORIGIN] == "parcels/first"
+    assert run.data.tags[Tag.ORIGIN].startswith("parcels/first:")
     assert run.data.tags[Tag.SEED] == "7"
     assert run.data.tags[Tag.CODE_DIGEST] == trained.spec.code_digest
     assert run.data.metrics["training_rows"] == 760
@@ -130,6 +130,60 @@ def test_every_step_gives_a_retry_what_its_first_try_did(parcels: Parcels) -> No
     assert first == second
     for kind in (Kind.DECLARATION, Kind.TRAINING, Kind.EVALUATION, Kind.GATE):
         assert len(parcels.stores.ledger.history(kind, "parcels")) == 2  # that of the fixture, and this one
+
+
+def test_a_cleared_run_over_a_month_that_was_landed_again_trains_and_judges_anew(parcels: Parcels) -> None:
+    def life() -> tuple[str, str, str, str]:
+        declaration = declared(parcels)
+        run_id = fitted(parcels, declaration)
+        evaluation = evaluated(parcels, declaration, run_id)
+        return declaration, run_id, evaluation, judged(parcels, declaration, evaluation)[0]
+
+    first = life()
+    parcels.build("2013-04")
+    untouched = life()
+    parcels.bend(m2013_01={"rows": 500})
+    parcels.build("2013-01")
+    record_outcomes(parcels.spec, parcels.stores, "2013-01", origin=origin("record_outcomes"))
+    mended, again = life(), life()
+
+    assert first == untouched
+    assert mended == again
+    assert not set(first) & set(mended)
+    ledger = parcels.stores.ledger
+    assert [ledger.find(Kind.TRAINING, one[1]).payload["rows"] for one in (first, mended)] == [1520, 1235]
+    assert ledger.get(mended[3]).payload["evaluation"] == mended[2]
+
+
+def test_a_cleared_search_over_other_trials_searches_anew_and_its_training_follows(parcels: Parcels) -> None:
+    declaration = declared(parcels)
+
+    def searched(trials: int) -> dict[str, object]:
+        return train.search_parameters(
+            parcels.spec,
+            parcels.stores,
+            "2013-03",
+            declaration=declaration,
+            trials=trials,
+            origin=origin("search_parameters"),
+        )
+
+    found = [searched(trials) for trials in (1, 1, 3)]
+
+    assert [record.payload["trials"] for record in parcels.stores.ledger.history(Kind.SEARCH, "parcels")] == [1, 3]
+    assert found[0] == found[1]
+    runs = [
+        train.train_model(
+            parcels.spec,
+            parcels.stores,
+            "2013-03",
+            parameters=parameters,
+            declaration=declaration,
+            origin=origin("train_model"),
+        )
+        for parameters in ({"max_leaf_nodes": 4}, {"max_leaf_nodes": 4}, {"max_leaf_nodes": 5})
+    ]
+    assert runs[0] == runs[1] != runs[2]
 
 
 def test_registering_twice_gives_one_version_and_one_record(parcels: Parcels) -> None:

@@ -156,6 +156,30 @@ def test_a_decision_overtaken_while_it_is_computed_yields_to_the_first(ledger: L
     assert ledger.decide_once(Kind.GATE, "delays", "key", slow).payload == {"passed": False}
 
 
+def test_a_decision_on_other_inputs_is_made_anew_also_on_those_of_the_first_time(ledger: Ledger) -> None:
+    key = "dag/run_1/task/-1"
+    ledger.decide_once(Kind.DRIFT, "delays", "dag/runX1/task/-1", lambda: {"of": 0}, inputs={"rows": 3})
+    ledger.decide_once(Kind.DRIFT, "delays", "DAG/run_1/task/-1", lambda: {"of": 0}, inputs={"rows": 3})
+
+    found = [
+        ledger.decide_once(Kind.DRIFT, "delays", key, lambda number=number: {"of": number}, inputs={"rows": rows})
+        for number, rows in enumerate([1, 1, 2, 2, 1, 1])
+    ]
+
+    assert [record.payload["of"] for record in found] == [0, 0, 2, 2, 4, 4]
+    assert ledger.decided(Kind.DRIFT, key) == found[-1]
+    assert ledger.decided(Kind.DRIFT, "dag/run_1") is None
+    assert len(ledger.records()) == 5
+
+
+def test_a_decision_overtaken_by_one_on_the_same_inputs_yields_to_it(ledger: Ledger) -> None:
+    def slow() -> dict[str, int]:
+        ledger.decide_once(Kind.DRIFT, "delays", "key", lambda: {"of": 2}, inputs={"rows": 1})
+        return {"of": 1}
+
+    assert ledger.decide_once(Kind.DRIFT, "delays", "key", slow, inputs={"rows": 1}).payload == {"of": 2}
+
+
 def test_what_is_no_json_is_refused_before_it_is_written(ledger: Ledger) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         ledger.append(Kind.GATE, "delays", {"auc": float("nan")})

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from deltalake import DeltaTable
 
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import (
@@ -93,6 +94,35 @@ def test_unchanged_content_makes_no_version_and_names_the_first(tables: Tables, 
     assert not again.changed
     assert again.ref == first.ref
     assert tables.version(uri) == 2
+
+
+def test_a_fingerprint_changes_with_its_partitions_only(tables: Tables, uri: str) -> None:
+    first = tables.replace_partition(uri, "2013-01").write(rows(), origin_key="a").ref
+
+    def now() -> str:
+        return tables.fingerprint(TableRef(uri, tables.version(uri) or 0, "2013-01"))
+
+    before = now()
+    tables.replace_partition(uri, "2013-02").write(rows(seed=1), origin_key="a")
+    beside = now()
+    tables.replace_partition(uri, "2013-01").write(rows(seed=2), origin_key="a")
+    replaced = now()
+    DeltaTable(uri).restore(first.version)
+
+    assert before == beside == now() == tables.fingerprint(first)
+    assert replaced != before
+    assert tables.fingerprint(first, ["2013-02"]) != before
+
+
+def test_what_was_restored_may_be_replaced_by_what_came_between(tables: Tables, uri: str) -> None:
+    first = tables.replace_partition(uri, "2013-01").write(rows(), origin_key="a").ref
+    tables.replace_partition(uri, "2013-01").write(rows(seed=1), origin_key="a")
+    DeltaTable(uri).restore(first.version)
+
+    again = tables.replace_partition(uri, "2013-01").write(rows(seed=1), origin_key="a")
+
+    assert again.changed
+    pd.testing.assert_frame_equal(tables.read(again.ref), rows(seed=1))
 
 
 def test_an_orphaned_first_try_that_writes_late_loses(tables: Tables, uri: str) -> None:

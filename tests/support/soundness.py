@@ -78,7 +78,7 @@ def records(place: Place, kind: Kind, run: str | None = None) -> list[Mapping[st
 def mlflow_runs(place: Place, run: str) -> list[str]:
     """IDs of the MLflow runs that stand for a DAG run; deleted ones do not count."""
     client, task = _mlflow(place), origin("train_model", run)
-    wanted = f"tags.`{Tag.ORIGIN}` = '{task.dag_id}/{task.run_id}'"
+    wanted = f"tags.`{Tag.ORIGIN}` LIKE '{task.dag_id}/{task.run_id}:%'"
     return [found.info.run_id for found in client.search_runs(_experiments(client), wanted)]
 
 

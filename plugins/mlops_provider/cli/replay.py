@@ -131,7 +131,7 @@ class Replay:
         self.finish(month, self.api.trigger(self.dag("ingest"), run_id, partition_key=month))
         self.finish(month, self.scoring(month))
         self.finish(month, self.api.trigger(self.dag("monitor"), run_id, partition_key=month))
-        decision = self.ledger.find(Kind.RETRAIN, Origin(self.dag("monitor"), run_id, "decide_retrain").key)
+        decision = self.ledger.decided(Kind.RETRAIN, Origin(self.dag("monitor"), run_id, "decide_retrain").key)
         if decision and decision.payload["retrain"]:
             training = self.appear(month, self.dag("train"), decision.payload["cause"])
             self.finish(month, training)

@@ -29,6 +29,11 @@ def canonical(payload: object) -> str:
     return text
 
 
+def digest_of(payload: object) -> str:
+    """Return the SHA-256, in hex, of a payload: equal payloads have equal digests, in every process."""
+    return hashlib.sha256(canonical(payload).encode()).hexdigest()
+
+
 def _dumps(payload: object) -> str:
     return json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlops_provider.core import partitions
 from mlops_provider.core.gates import GatePolicy
@@ -57,36 +56,44 @@ def declare_gate(spec: ModelSpec, stores: Stores, through: str, *, origin: Origi
     """
     through = partitions.check(through)
 
-    def declare() -> Mapping[str, Any]:
-        uri = stores.tables.uri(spec.name, Table.FEATURES)
-        built = stores.tables.partitions(uri)
-        earlier = tuple(partition for partition in built if partition < through)
-        version = stores.tables.version(uri)
-        if version is None or through not in built or not earlier:
-            raise DataRejectedError(
-                f"{spec.name!r} cannot be trained and judged on {through}: features are needed of {through} and of a "
-                f"partition before it, and there are those of {', '.join(built) or 'none'}. Run the ingest DAG first."
-            )
-        if (due := spec.labels_known_at(through)) > datetime.now(UTC):
-            raise DataRejectedError(
-                f"{spec.name!r} cannot be judged on {through} before all its labels are known, on {due.date()}."
-            )
-        outcomes = ensure_outcomes(spec, stores, [*earlier, through], origin=origin)
-        policy = spec.gate_policy
-        return Declaration(
-            through=through,
-            trained_on=earlier,
-            features=TableRef(uri, version),
-            outcomes=outcomes,
-            limits=policy,
-            digest=policy.digest,
-            champion_version=champion(stores.ledger, spec.name),
-            spec_digest=spec.digest,
-            code_digest=spec.code_digest,
-        ).as_json()
+    uri = stores.tables.uri(spec.name, Table.FEATURES)
+    built = stores.tables.partitions(uri)
+    earlier = tuple(partition for partition in built if partition < through)
+    version = stores.tables.version(uri)
+    if version is None or through not in built or not earlier:
+        raise DataRejectedError(
+            f"{spec.name!r} cannot be trained and judged on {through}: features are needed of {through} and of a "
+            f"partition before it, and there are those of {', '.join(built) or 'none'}. Run the ingest DAG first."
+        )
+    if (due := spec.labels_known_at(through)) > datetime.now(UTC):
+        raise DataRejectedError(
+            f"{spec.name!r} cannot be judged on {through} before all its labels are known, on {due.date()}."
+        )
+    used = [*earlier, through]
+    features, outcomes = TableRef(uri, version), ensure_outcomes(spec, stores, used, origin=origin)
+    policy = spec.gate_policy
+    declared = Declaration(
+        through=through,
+        trained_on=earlier,
+        features=features,
+        outcomes=outcomes,
+        limits=policy,
+        digest=policy.digest,
+        champion_version=champion(stores.ledger, spec.name),
+        spec_digest=spec.digest,
+        code_digest=spec.code_digest,
+    ).as_json()
+    # Table versions also rise when other months are written; the files of these months tell whether these changed.
+    held = {str(table.table): stores.tables.fingerprint(table, used) for table in (features, outcomes)}
 
     record = stores.ledger.decide_once(
-        Kind.DECLARATION, spec.name, origin.key, declare, actor=origin.actor, as_of=spec.labels_known_at(through)
+        Kind.DECLARATION,
+        spec.name,
+        origin.key,
+        lambda: declared,
+        inputs={**declared, "features": held[features.table], "outcomes": held[outcomes.table]},
+        actor=origin.actor,
+        as_of=spec.labels_known_at(through),
     )
     return record.record_id
 

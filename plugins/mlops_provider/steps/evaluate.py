@@ -51,6 +51,7 @@ def evaluate_model(
         spec.name,
         origin.key,
         lambda: _evaluation(spec, stores, declared, trained, origin),
+        inputs={"run_id": run_id, "declaration": declaration, "spec": spec.digest},
         actor=origin.actor,
         as_of=spec.labels_known_at(through),
     )

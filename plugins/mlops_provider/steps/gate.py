@@ -49,6 +49,12 @@ def decide_gate(
         }
 
     record = stores.ledger.decide_once(
-        Kind.GATE, evaluated.model, origin.key, decide, actor=origin.actor, as_of=evaluated.as_of
+        Kind.GATE,
+        evaluated.model,
+        origin.key,
+        decide,
+        inputs={"evaluation": evaluation, "limits": limits_digest},
+        actor=origin.actor,
+        as_of=evaluated.as_of,
     )
     return record.record_id, gates.Verdict.from_json(record.payload)

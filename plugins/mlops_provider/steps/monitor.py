@@ -66,18 +66,22 @@ def measure_performance(spec: ModelSpec, stores: Stores, partition: str, *, orig
     :return: Ledger ID of the performance record.
     """
     month = partitions.check(partition)
+    read = _newest(stores, spec, month, Table.PREDICTIONS, Table.OUTCOMES, Table.FEATURES)
     record = stores.ledger.decide_once(
         Kind.PERFORMANCE,
         spec.name,
         origin.key,
-        lambda: _performance(spec, stores, month),
+        lambda: _performance(spec, stores, month, read),
+        inputs=_inputs(spec, stores, month, read),
         actor=origin.actor,
         as_of=spec.labels_known_at(month),
     )
     return record.record_id
 
 
-def _performance(spec: ModelSpec, stores: Stores, month: str) -> Mapping[str, Any]:
+def _performance(
+    spec: ModelSpec, stores: Stores, month: str, read: Mapping[Table, TableRef | None]
+) -> Mapping[str, Any]:
     empty: dict[str, Any] = {
         "partition": month,
         "version": None,
@@ -86,20 +90,20 @@ def _performance(spec: ModelSpec, stores: Stores, month: str) -> Mapping[str, An
         "slices": [],
         "versions": {},
     }
-    served = _newest(stores, spec, Table.PREDICTIONS, month)
+    served = read[Table.PREDICTIONS]
     if served is None:
         return {**empty, "reason": _NOT_SERVED}
     kept = list(dict.fromkeys([*spec.keys, spec.event_time, scoring.PREDICTION, scoring.VERSION]))
     scored = stores.tables.read(served, columns=kept)
     version = str(scored[scoring.VERSION].mode().iloc[0])
     known = {"version": version, "predicted": len(scored), "predictions": served.as_json()}
-    labels = _newest(stores, spec, Table.OUTCOMES, month)
+    labels = read[Table.OUTCOMES]
     if labels is None:
         return {**empty, **known, "reason": "The outcomes of this month are not known yet."}
     rows = scored.merge(
         stores.tables.read(labels, columns=[*spec.keys, spec.target.name]), on=list(spec.keys), validate="one_to_one"
     )
-    rows = _with_features(spec, stores, month, rows)
+    rows = _with_features(spec, stores, read[Table.FEATURES], rows)
     known |= {"outcomes": labels.as_json(), "rows": len(rows), "coverage": len(rows) / len(scored)}
     try:
         overall = _scored(spec, rows, slices=spec.slices, protected=spec.protected)
@@ -153,11 +157,10 @@ def _of_version(spec: ModelSpec, rows: pd.DataFrame, overall: evaluation.Scores,
     return {"rows": len(rows), "metrics": _as_json(scores.metrics[scoring.PREDICTION])}
 
 
-def _with_features(spec: ModelSpec, stores: Stores, month: str, rows: pd.DataFrame) -> pd.DataFrame:
+def _with_features(spec: ModelSpec, stores: Stores, features: TableRef | None, rows: pd.DataFrame) -> pd.DataFrame:
     """Add what slices, groups and blocks are made of; keys and event time are there already."""
     block = (spec.bootstrap.block,) if spec.bootstrap.block in spec.kept_columns else ()
     missing = [column for column in dict.fromkeys([*spec.slices, *spec.protected, *block]) if column not in rows]
-    features = _newest(stores, spec, Table.FEATURES, month)
     if not missing or features is None:
         return rows
     columns = stores.tables.read(features, columns=[*spec.keys, *missing])
@@ -180,26 +183,34 @@ def detect_drift(
     """
     month = partitions.check(partition)
     folder = workspace or os.environ.get(Environment.EVIDENTLY_WORKSPACE)
+    read = _newest(stores, spec, month, Table.PREDICTIONS, Table.FEATURES)
     record = stores.ledger.decide_once(
         Kind.DRIFT,
         spec.name,
         origin.key,
-        lambda: _drift(spec, stores, month, Path(folder) if folder else None, origin),
+        lambda: _drift(spec, stores, month, read, Path(folder) if folder else None, origin),
+        inputs=_inputs(spec, stores, month, read),
         actor=origin.actor,
         as_of=spec.labels_known_at(month),
     )
     return record.record_id
 
 
-def _drift(spec: ModelSpec, stores: Stores, month: str, workspace: Path | None, origin: Origin) -> Mapping[str, Any]:
+def _drift(
+    spec: ModelSpec,
+    stores: Stores,
+    month: str,
+    read: Mapping[Table, TableRef | None],
+    workspace: Path | None,
+    origin: Origin,
+) -> Mapping[str, Any]:
     # Evidently takes seconds to import, and no other step of this module needs it.
     from mlops_provider.adapters import drift as drifting
 
-    served = _newest(stores, spec, Table.PREDICTIONS, month)
+    served, features = read[Table.PREDICTIONS], read[Table.FEATURES]
     if served is None:
         unserved = DriftVerdict(columns=(), alarm=False, reasons=(), warnings=(_NOT_SERVED,))
         return {"partition": month, "version": None, "rows": 0, **unserved.as_json(), "drifted": [], "report": None}
-    features = _newest(stores, spec, Table.FEATURES, month)
     if features is None:
         raise DataRejectedError(f"{spec.name!r} has no features of {month}: run its ingest DAG first.")
     scored = stores.tables.read(served, columns=[scoring.PREDICTION, scoring.VERSION])
@@ -263,11 +274,23 @@ def _log_snapshot(workspace: Path, project: str, found: Drift, month: str) -> st
         ) from error
 
 
-def _newest(stores: Stores, spec: ModelSpec, table: Table, month: str) -> TableRef | None:
-    """Newest version of a month of a table; None if the month is not in it."""
-    uri = stores.tables.uri(spec.name, table)
-    version = stores.tables.version(uri)
-    return None if version is None or month not in stores.tables.partitions(uri) else TableRef(uri, version, month)
+def _newest(stores: Stores, spec: ModelSpec, month: str, *tables: Table) -> dict[Table, TableRef | None]:
+    """Newest version of a month in each of *tables*; None if the month is not in it."""
+    found: dict[Table, TableRef | None] = {}
+    for table in tables:
+        uri = stores.tables.uri(spec.name, table)
+        version = stores.tables.version(uri)
+        there = version is not None and month in stores.tables.partitions(uri)
+        found[table] = TableRef(uri, version, month) if version is not None and there else None
+    return found
+
+
+def _inputs(
+    spec: ModelSpec, stores: Stores, month: str, read: Mapping[Table, TableRef | None]
+) -> dict[str, str | None]:
+    """What a measurement of a month depends on; the version that served, and what made it, follow from predictions."""
+    held = {str(table): stores.tables.fingerprint(ref) if ref else None for table, ref in read.items()}
+    return {"partition": month, "spec": spec.digest, **held}
 
 
 def _as_json(metrics: Mapping[str, Interval]) -> dict[str, Any]:

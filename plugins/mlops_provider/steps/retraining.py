@@ -44,7 +44,7 @@ def decide_retrain(
             champion=version,
             trained_through=made.trained_through if made else None,
             months_available=_months_available(spec, stores, month),
-            last_retrain=_last_retrain(spec, stores),
+            last_retrain=_last_retrain(spec, stores, month),
             as_of=spec.labels_known_at(month),
             partition=month,
             metric=spec.gate.primary,
@@ -59,7 +59,13 @@ def decide_retrain(
         }
 
     record = stores.ledger.decide_once(
-        Kind.RETRAIN, spec.name, origin.key, decide, actor=origin.actor, as_of=spec.labels_known_at(month)
+        Kind.RETRAIN,
+        spec.name,
+        origin.key,
+        decide,
+        inputs={"partition": month, "performance": performance, "drift": drift, "spec": spec.digest},
+        actor=origin.actor,
+        as_of=spec.labels_known_at(month),
     )
     return {name: record.payload[name] for name in ("retrain", "trigger", "reasons", "cause", "through")}
 
@@ -105,8 +111,8 @@ def _months_available(spec: ModelSpec, stores: Stores, month: str) -> int:
     return sum(partition <= month for partition in built & labelled)
 
 
-def _last_retrain(spec: ModelSpec, stores: Stores) -> datetime | None:
-    """Data time of the newest retraining that was decided."""
-    decided = [record for record in stores.ledger.history(Kind.RETRAIN, spec.name) if record.payload["retrain"]]
-    times = [spec.labels_known_at(record.payload["through"]) for record in decided]
+def _last_retrain(spec: ModelSpec, stores: Stores, month: str) -> datetime | None:
+    """Data time of the newest retraining that was decided; one about this very month is what is decided anew."""
+    decided = [record.payload for record in stores.ledger.history(Kind.RETRAIN, spec.name) if record.payload["retrain"]]
+    times = [spec.labels_known_at(payload["through"]) for payload in decided if payload["through"] != month]
     return max(times, default=None)

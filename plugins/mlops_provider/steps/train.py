@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlops_provider.adapters import training
+from mlops_provider.core.evidence import digest_of
 from mlops_provider.core.names import PARTITION, Alias, Kind, Table, Tag, Task
 from mlops_provider.exceptions import NotApprovedError
 from mlops_provider.steps.declaration import Declaration, declare_gate, declared_for
@@ -79,7 +80,13 @@ def search_parameters(
         }
 
     found = stores.ledger.decide_once(
-        Kind.SEARCH, spec.name, origin.key, search, actor=origin.actor, as_of=spec.labels_known_at(through)
+        Kind.SEARCH,
+        spec.name,
+        origin.key,
+        search,
+        inputs={"declaration": declaration, "trials": trials, "spec": spec.digest, "code": spec.code_digest},
+        actor=origin.actor,
+        as_of=spec.labels_known_at(through),
     )
     return dict(found.payload["params"])
 
@@ -90,7 +97,8 @@ def train_model(
     """
     Fit the estimator on the declared partitions and log it to MLflow.
 
-    There is one MLflow run per DAG run; a retry continues it, and a model that was logged is not trained again.
+    There is one MLflow run per DAG run, declaration, parameters and code; a retry continues it, and a model that was
+    logged is not trained again.
 
     :param through: Partition the candidate will be judged on.
     :param parameters: Parameters of the estimator.
@@ -99,9 +107,10 @@ def train_model(
     """
     record = declared_for(spec, stores, through, declaration)
     declared = Declaration.from_json(record.payload)
+    given = {"declaration": declaration, "parameters": dict(parameters), "code": spec.code_digest}
     run_id = stores.registry.ensure_run(
         spec.name,
-        f"{origin.dag_id}/{origin.run_id}",
+        f"{origin.dag_id}/{origin.run_id}:{digest_of(given)}",
         name=f"{declared.through} {origin.run_id}",
         tags={
             Tag.MODEL: spec.name,

@@ -24,6 +24,9 @@ _CONFIGURATION: dict[str, str | None] = {
 _RECENT = 20
 """Commits to look at before the whole history is read."""
 
+_RESTORED = "RESTORE"
+"""Operation by which a person brings an earlier version back."""
+
 _DISK_FULL = ("no space left", "quota exceeded", "file too large")
 _AWAY = (
     "generic s3 error",
@@ -116,6 +119,13 @@ def partitions(handle: DeltaTable) -> list[str]:
     return sorted({str(values[PARTITION]) for values in handle.partitions()})
 
 
+def files(handle: DeltaTable, wanted: Sequence[str]) -> list[str]:
+    """Data files that make up the *wanted* partitions, in a stable order. A file never changes."""
+    actions = pa.table(handle.get_add_actions(flatten=True))
+    held = zip(actions["path"].to_pylist(), actions[f"partition.{PARTITION}"].to_pylist(), strict=True)
+    return sorted(path for path, partition in held if partition in set(wanted))
+
+
 def scanned(handle: DeltaTable, columns: Sequence[str], wanted: Sequence[str] | None) -> pa.Table:
     """Read *columns* of the *wanted* partitions (all if None), partition by partition in rising order."""
     if PARTITION not in handle.metadata().partition_columns:
@@ -131,6 +141,8 @@ def last_commit(handle: DeltaTable, key: str, value: str) -> dict[str, Any] | No
     """
     Return the newest commit whose metadata says *key* = *value*; None if there is none. Brings *handle* up to date.
 
+    What was committed before the table was restored does not count: it need not be what the table holds now.
+
     deltalake reads the newest commits that there are, but counts their versions down from the handle's own, so the
     numbers are right only if nobody committed since the handle was loaded.
     """
@@ -143,6 +155,8 @@ def last_commit(handle: DeltaTable, key: str, value: str) -> dict[str, Any] | No
         for commit in commits:
             if commit.get(key) == value:
                 return commit
+            if commit.get("operation") == _RESTORED:
+                return None
         if limit is None:
             return None
         limit = None

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from mlops_provider.core.evidence import GENESIS, Record, canonical, digest, first_break
+from mlops_provider.core.evidence import GENESIS, Record, canonical, digest, digest_of, first_break
 from mlops_provider.core.names import Kind
 from mlops_provider.core.rollout import Traffic
 from mlops_provider.exceptions import ConcurrentWriteError, EvidenceError
@@ -77,11 +77,28 @@ class Ledger:
         key: str,
         compute: Callable[[], Mapping[str, Any]],
         *,
+        inputs: Mapping[str, Any] | None = None,
         actor: str = "",
         as_of: datetime | str | None = None,
     ) -> Record:
-        """Return the record under *key*; if there is none, compute it. Whoever records first wins."""
-        return self.find(kind, key) or self.append(kind, model, compute(), key=key, actor=actor, as_of=as_of)
+        """
+        Return the record under *key*; if there is none, compute it. Whoever records first wins.
+
+        :param inputs: What *compute* reads, JSON types. The newest record under *key* counts only if it was computed
+            from equal inputs; else a further one is made, see :meth:`decided`.
+        """
+        if inputs is None:
+            return self.find(kind, key) or self.append(kind, model, compute(), key=key, actor=actor, as_of=as_of)
+        before, read = self._decided(kind, key), digest_of(inputs)
+        if before and str(before[-1].key).endswith(f":{read}"):
+            return before[-1]
+        # The count tells inputs that came back apart from those of the first time: the newest record is what holds.
+        key = f"{key}:{len(before)}:{read}"
+        return self.append(kind, model, compute(), key=key, actor=actor, as_of=as_of)
+
+    def decided(self, kind: str, key: str) -> Record | None:
+        """Newest record that :meth:`decide_once` made under *key*, whatever its inputs were."""
+        return next(iter(self._decided(kind, key)[-1:]), None)
 
     def find(self, kind: str, key: str) -> Record | None:
         """The record of *kind* under *key*."""
@@ -232,6 +249,11 @@ class Ledger:
         raise ConcurrentWriteError(
             f"The ledger at {self._database.shown} was busy: {_ATTEMPTS} appends were overtaken."
         )
+
+    def _decided(self, kind: str, key: str) -> list[Record]:
+        """Records made under *key* with inputs, oldest first."""
+        found = self._all(records.c.kind == str(kind), records.c.key.startswith(f"{key}:", autoescape=True), limit=None)
+        return [record for record in found if str(record.key).startswith(f"{key}:")]  # LIKE of SQLite ignores case
 
     def _first(self, *conditions: sa.ColumnElement[bool]) -> Record | None:
         with self._database.reading() as connection:

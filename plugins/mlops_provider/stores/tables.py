@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import pandas as pd
 from deltalake import Transaction
 
+from mlops_provider.core.evidence import digest_of
 from mlops_provider.core.names import PARTITION
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import ConcurrentWriteError, ConfigurationError, SourceError
@@ -154,8 +155,20 @@ class Tables:
         handle = delta.existing(uri, self.storage_options)
         return delta.partitions(handle) if handle else []
 
+    def fingerprint(self, source: TableRef, partitions: Sequence[str] | None = None) -> str:
+        """
+        SHA-256 over the files that hold the rows of a reference: equal as long as nobody replaced or restored them.
+
+        :param partitions: Partitions that count; by default the one of the reference.
+        :raises SourceError: No such table or version. Not retried.
+        """
+        wanted = partitions if partitions is not None else [source.partition or ""]
+        with delta.explained(source.table):
+            handle = delta.opened(source.table, self.storage_options, source.version)
+            return digest_of(delta.files(handle, wanted))
+
     def content(self, uri: str, partition: str) -> str | None:
-        """Hash of what was last written to a partition; None if nothing was."""
+        """Hash of what was last written to a partition; None if nothing was, or the table was restored since."""
         handle = delta.existing(uri, self.storage_options)
         last = delta.last_commit(handle, _PARTITION, partition) if handle else None
         return str(last[_CONTENT]) if last else None
