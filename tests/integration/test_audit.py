@@ -82,6 +82,27 @@ def test_a_cut_tail_names_the_version_whose_record_is_gone(world: World, capsys:
     assert "Version 1" not in said
 
 
+@pytest.mark.parametrize("left", [False, True], ids=["an empty ledger", "records of another model"])
+def test_a_model_whose_records_are_all_gone_is_found_by_its_versions(
+    world: World, left: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.use_ledger(tmp_path / "fresh.db")
+    monkeypatch.setenv(Environment.LEDGER_URL, world.ledger_url)
+    if left:
+        world.ledger.append(Kind.LANDING, "another", {})
+    for version in ("1", "2"):
+        world.registry.tag_version(MODEL, version, {Tag.MODEL: MODEL})
+    world.registry._ensure_model("somebody_elses")
+
+    assert verified() == 1
+    said = capsys.readouterr().err
+    for version in ("1", "2"):
+        assert f"Version {version} of {MODEL!r}" in said
+    assert "it holds no registration of this model at all" in said
+    assert f"Alias champion of {MODEL!r} points at version 1, but no version has settled traffic" in said
+    assert "somebody_elses" not in said
+
+
 def test_a_rewritten_tail_shows_though_its_chain_holds(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     cut(world, Kind.REGISTRATION)
     world.record("2")

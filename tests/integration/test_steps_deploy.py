@@ -247,7 +247,7 @@ def test_a_version_that_fails_under_traffic_is_rolled_back_for_good(world: World
     record = world.ledger.latest(Kind.ROLLBACK, MODEL)
     assert record.payload["refused"] == ["2"]
     assert "differently" in record.payload["reason"]
-    assert Tag.ROLLED_BACK in world.registry.version(MODEL, "2").tags
+    assert Tag.ROLLED_BACK in world.registry.versions(MODEL)[1].tags
     target.lying.clear()
     with pytest.raises(RolloutRefusedError, match="was rolled back on .* and does not return"):
         deployed(world, "2", target)

@@ -20,7 +20,8 @@ from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import MissingPartitionError, NothingToDo, SourceError
 from mlops_provider.spec import ModelSpec, load_spec
 from mlops_provider.steps import ingest
-from mlops_provider.steps.score import champion, score
+from mlops_provider.steps.score import score
+from mlops_provider.steps.traffic import champion
 from mlops_provider.stores.suite import Stores
 from support import flights
 from support.flights import FEBRUARY, JANUARY

@@ -199,8 +199,7 @@ def test_a_model_comes_back_as_it_was(registry: Registry, name: str, pipeline: P
         model = registry.load_model(address)
         assert isinstance(model, Pipeline)
         np.testing.assert_array_equal(model.predict_proba(rows), pipeline.predict_proba(rows))
-    assert registry.model_uri(run_id) == uri
-    found = registry.version(name, version)
+    (found,) = registry.versions(name)
     assert (found.version, found.run_id) == ("1", run_id)
     assert found.tags[Tag.GATE_RECORD] == "a1b2"
 
@@ -265,7 +264,6 @@ def test_a_model_left_incomplete_by_a_killed_try_is_not_used(
     uri = logged(registry, run_id, pipeline, rows)
 
     assert uri != torn.model_uri
-    assert registry.model_uri(run_id) == uri
 
 
 def test_versions_carry_aliases_and_tags(registry: Registry, name: str, pipeline: Pipeline, rows: pd.DataFrame) -> None:
@@ -283,22 +281,12 @@ def test_versions_carry_aliases_and_tags(registry: Registry, name: str, pipeline
 
     assert registry.aliases(name) == {"challenger": "2", "champion": "2"}
     assert [version.version for version in registry.versions(name)] == ["1", "2"]
-    assert registry.version(name, "1").tags == {"mlops.key": "first", Tag.ROLLED_BACK: "worse"}
-    with pytest.raises(PermanentError, match="no version 9"):
-        registry.version(name, "9")
+    assert registry.versions(name)[0].tags == {"mlops.key": "first", Tag.ROLLED_BACK: "worse"}
+    assert name not in registry.models()
+    registry.tag_version(name, "1", {Tag.MODEL: name})
+    assert name in registry.models()
     with pytest.raises(PermanentError):
         registry.load_model(f"models:/{name}/9")
-
-
-def test_json_is_kept_with_a_run(registry: Registry, name: str) -> None:
-    run_id = new_run(registry, name)
-
-    registry.log_artifact_json(run_id, "evaluation", {"auc": 0.5})
-    registry.log_artifact_json(run_id, "evaluation", {"auc": 0.75})
-
-    assert registry.load_artifact_json(run_id, "evaluation") == {"auc": 0.75}
-    with pytest.raises(PermanentError, match="no artifact 'gate'"):
-        registry.load_artifact_json(run_id, "gate")
 
 
 def test_a_type_that_was_not_reviewed_is_not_stored(
@@ -345,15 +333,20 @@ def test_registries_do_not_disturb_each_other_nor_mlflow(
 
 
 def test_artifacts_lie_beside_the_database(
-    database: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: str,
+    name: str,
+    pipeline: Pipeline,
+    rows: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     registry = Registry(database)
 
-    registry.log_artifact_json(new_run(registry, name), "evaluation", {})
+    logged(registry, new_run(registry, name), pipeline, rows)
 
     assert list(tmp_path.iterdir()) == []
-    assert list(Path(database.removeprefix("sqlite:///")).parent.rglob("evaluation.json"))
+    assert list(Path(database.removeprefix("sqlite:///")).parent.rglob(f"{name}/**/MLmodel"))
 
 
 def test_an_unreachable_server_fails_soon_and_is_named(name: str) -> None:

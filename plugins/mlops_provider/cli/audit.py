@@ -9,7 +9,7 @@ from mlops_provider.core.names import Environment
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Recompute every digest and compare versions and champions; fail with what does not fit."""
+    """Recompute every digest and compare the registry's versions and champions; fail with what does not fit."""
     from mlops_provider.steps import audit
     from mlops_provider.stores.suite import Stores
 
@@ -24,8 +24,6 @@ def main(arguments: argparse.Namespace) -> int:
     print("The ledger is empty." if head is None else f"The chain holds: {head.seq} records, head {head.digest}.")
     if found.versions is None:
         print(f"The registry was not compared: {Environment.REGISTRY_URI} is not set.")
-    elif head is not None:
-        print(f"The registry agrees with it: {found.versions} versions and the champions of the ledger's models.")
     else:
-        print("The registry was not compared: an empty ledger names no models.")
+        print(f"The registry agrees with it: {found.versions} versions and the champions of all models.")
     return 0

@@ -102,7 +102,14 @@ COMMANDS: tuple[Command | Group, ...] = (
     Group(
         "audit",
         "the ledger's evidence",
-        (Command("verify", "recompute the hash chain; name the first record that does not fit", "audit:main"),),
+        (
+            Command(
+                "verify",
+                "recompute the ledger's hash chain, and compare the registry's versions and champion with its records; "
+                "name what does not fit",
+                "audit:main",
+            ),
+        ),
     ),
     Command(
         "rollback",

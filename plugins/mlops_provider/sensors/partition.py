@@ -39,7 +39,7 @@ class LabelsSensor(PartitionStepOperator):
         self.wait_timeout = wait_timeout
 
     def step(self, context: Context, origin: Origin) -> None:
-        from mlops_provider.steps.score import was_in_service
+        from mlops_provider.steps.traffic import was_in_service
 
         key = partitions.check(self.partition)
         due = self.spec.labels_known_at(key)

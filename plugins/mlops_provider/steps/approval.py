@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_provider.core.names import Kind
 from mlops_provider.exceptions import RolloutRefusedError
+from mlops_provider.steps.provenance import registration
 
 if TYPE_CHECKING:
     from mlops_provider.core.evidence import Record
@@ -19,25 +20,14 @@ def require_approval(ledger: Ledger, model: str, version: str) -> Record:
     :raises RolloutRefusedError: The ledger knows no registration of it, or no passing verdict on its very run.
         Not retried.
     """
-    registration = next(
-        (
-            record
-            for record in ledger.history(Kind.REGISTRATION, model)[::-1]
-            if record.payload.get("version") == version
-        ),
-        None,
-    )
-    if registration is None:
+    registered = registration(ledger, model, version)
+    if registered is None:
         raise RolloutRefusedError(
             f"Version {version} of {model!r} was not registered through the gate: the ledger has no registration of "
             "it. Train it with the model's train DAG."
         )
-    gate = _gate_of(ledger, registration)
-    if (
-        gate is None
-        or not gate.payload.get("passed")
-        or gate.payload.get("run_id") != registration.payload.get("run_id")
-    ):
+    gate = _gate_of(ledger, registered)
+    if gate is None or not gate.payload.get("passed") or gate.payload.get("run_id") != registered.payload.get("run_id"):
         raise RolloutRefusedError(f"Version {version} of {model!r} has no passing verdict of the gate on its run.")
     return gate
 
@@ -78,6 +68,6 @@ def rolled_back(ledger: Ledger, model: str) -> set[str]:
     return {version for record in ledger.history(Kind.ROLLBACK, model) for version in record.payload["refused"]}
 
 
-def _gate_of(ledger: Ledger, registration: Record) -> Record | None:
-    record_id: Any = registration.payload.get("gate")
+def _gate_of(ledger: Ledger, registered: Record) -> Record | None:
+    record_id: Any = registered.payload.get("gate")
     return ledger.get(record_id) if isinstance(record_id, str) else None

@@ -37,7 +37,7 @@ def verify(stores: Stores) -> Audit:
     """
     Recompute the ledger's chain; compare the registry with it, if the stores name one.
 
-    Only models that the ledger knows are looked up in the registry.
+    Compared are the models that either of them knows: one whose records are all gone still has its versions.
 
     :raises EvidenceError: The chain breaks, or the registry contradicts it. Not retried.
     """
@@ -51,7 +51,9 @@ def verify(stores: Stores) -> Audit:
     if not stores.registry_uri:
         return Audit(ledger.head(), None)
     versions, found = 0, list[str]()
-    for model in ledger.models():
+    # The registry first: what it shows has been in the ledger before.
+    known = stores.registry.models()
+    for model in sorted({*known, *ledger.models()}):
         compared, contradictions = _compare_versions(stores, model)
         versions += compared
         found += [*contradictions, *_champion_contradictions(stores, model)]
@@ -83,9 +85,10 @@ def _compare_versions(stores: Stores, model: str) -> tuple[int, list[str]]:
                 f"Clear register_model of its run; it must become {digest}."
             )
         elif digest is None:
+            what = "its tail was cut or rewritten" if digests else "it holds no registration of this model at all"
             found.append(
-                f"{named} was registered with record {tag}, which the ledger does not hold: its tail was cut or "
-                "rewritten, or it is another ledger. Check MLOPS_LEDGER_URL; compare with a copy of the ledger."
+                f"{named} was registered with record {tag}, which the ledger does not hold: {what}, "
+                "or it is another ledger. Check MLOPS_LEDGER_URL; compare with a copy of the ledger."
             )
         else:
             found.append(

@@ -13,7 +13,7 @@ from mlops_provider.core.payload import Payload
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import DataRejectedError, EvidenceError
 from mlops_provider.steps.outcomes import ensure_outcomes
-from mlops_provider.steps.score import champion
+from mlops_provider.steps.traffic import champion
 
 if TYPE_CHECKING:
     from mlops_provider.core.evidence import Record

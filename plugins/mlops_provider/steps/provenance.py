@@ -12,6 +12,7 @@ from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import EvidenceError
 
 if TYPE_CHECKING:
+    from mlops_provider.core.evidence import Record
     from mlops_provider.stores.ledger import Ledger
 
 
@@ -41,26 +42,29 @@ class Provenance:
         return self.trained_on[-1]
 
 
+def registration(ledger: Ledger, model: str, version: str) -> Record | None:
+    """Newest record that says *version* was registered through the gate; None if the ledger knows of none."""
+    found = reversed(ledger.history(Kind.REGISTRATION, model))
+    return next((record for record in found if record.payload.get("version") == version), None)
+
+
 def provenance(ledger: Ledger, model: str, version: str) -> Provenance:
     """
     Look up how *version* was made.
 
     :raises EvidenceError: The ledger does not hold its registration, training or evaluation. Not retried.
     """
-    registration = next(
-        (each for each in reversed(ledger.history(Kind.REGISTRATION, model)) if each.payload["version"] == version),
-        None,
-    )
-    training = ledger.find(Kind.TRAINING, registration.payload["run_id"]) if registration else None
-    if registration is None or training is None:
+    registered = registration(ledger, model, version)
+    training = ledger.find(Kind.TRAINING, registered.payload["run_id"]) if registered else None
+    if registered is None or training is None:
         raise EvidenceError(
             f"The ledger does not say how version {version} of {model!r} was made. Is it another ledger?"
         )
-    evaluation = Evaluation.from_json(ledger.get(registration.payload["evaluation"]).payload)
+    evaluation = Evaluation.from_json(ledger.get(registered.payload["evaluation"]).payload)
     candidate = evaluation.of(CANDIDATE)
     return Provenance(
         version=version,
-        run_id=registration.payload["run_id"],
+        run_id=registered.payload["run_id"],
         trained_on=tuple(training.payload["trained_on"]),
         gated_on=evaluation.partition,
         features=TableRef.from_json(training.payload["features"]),

@@ -19,7 +19,7 @@ from mlops_provider.exceptions import (
 )
 from mlops_provider.steps import verification
 from mlops_provider.steps.approval import refuse_outdated, refuse_rolled_back, require_approval
-from mlops_provider.steps.traffic import ROLLBACK, Lever, Standing
+from mlops_provider.steps.traffic import ROLLBACK, Lever, Standing, champion
 from mlops_provider.steps.verification import Sample
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Release:
         silence = 3 * self.patience + self.spec.rollout.soak_seconds + 60
         standing = self.lever.standing(self.version, abandoned_after=silence)
         if standing.base is None or self.version not in standing.base.split:
-            refuse_outdated(ledger, model, self.version, self.lever.champion())
+            refuse_outdated(ledger, model, self.version, champion(ledger, model))
         return standing
 
     def settled_at(self, standing: Standing) -> Traffic | None:
@@ -116,7 +116,7 @@ class Release:
             return traffic
         self.skip_if_over(traffic)
         replicas = self.verify(traffic)
-        before = self.lever.champion(other_than=self.version)
+        before = champion(ledger, model, other_than=self.version)
         self.stores.registry.set_alias(model, Alias.CHAMPION, self.version)
         self.stores.registry.remove_alias(model, Alias.CHALLENGER, self.version)
         if before is not None:
@@ -182,8 +182,8 @@ def project_rollback(stores: Stores, traffic: Traffic) -> None:
     decided = stores.ledger.find(Kind.ROLLBACK, f"{traffic.model}:{traffic.generation - 1}")
     reasons = dict.fromkeys(decided.payload["refused"], decided.payload["reason"]) if decided else {}
     try:
-        if champion := rollout.champion(traffic):
-            stores.registry.set_alias(traffic.model, Alias.CHAMPION, champion)
+        if serving := rollout.champion(traffic):
+            stores.registry.set_alias(traffic.model, Alias.CHAMPION, serving)
         for version, reason in reasons.items():
             stores.registry.tag_version(traffic.model, version, {Tag.ROLLED_BACK: reason})
     except MLOpsError as error:

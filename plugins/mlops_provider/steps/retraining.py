@@ -9,7 +9,7 @@ from mlops_provider.core import partitions, retrain
 from mlops_provider.core.metrics import Interval
 from mlops_provider.core.names import Kind, Table
 from mlops_provider.steps.provenance import Provenance, provenance
-from mlops_provider.steps.score import champion
+from mlops_provider.steps.traffic import champion
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlops_provider.adapters import scoring
-from mlops_provider.core import partitions, rollout
+from mlops_provider.core import partitions
 from mlops_provider.core.names import Kind, Table, Task
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import NothingToDo, SourceError, SpecError
 from mlops_provider.steps.lineage import record_written
+from mlops_provider.steps.provenance import registration
+from mlops_provider.steps.traffic import champion
 
 if TYPE_CHECKING:
     from mlops_provider.core.origin import Origin
     from mlops_provider.spec import ModelSpec
-    from mlops_provider.stores.ledger import Ledger
     from mlops_provider.stores.suite import Stores
 
 
@@ -35,7 +36,8 @@ def score(
     version = champion(stores.ledger, spec.name)
     if version is None:
         raise NothingToDo(f"{spec.name} has no version in service yet, so {month} has no predictions.")
-    if (trained_through := _trained_through(stores.ledger, spec.name, version)) and month <= trained_through:
+    registered = registration(stores.ledger, spec.name, version)
+    if registered and month <= (trained_through := registered.payload["trained_through"]):
         raise NothingToDo(
             f"Version {version} was trained on data through {trained_through}: predictions of {month} would flatter it."
         )
@@ -66,29 +68,6 @@ def score(
     written = writer.write(predicted, origin_key=origin.key)
     record_written(Kind.PREDICTIONS, spec, stores, written, origin=origin, sources=[features], model_version=version)
     return written.ref
-
-
-def champion(ledger: Ledger, model: str) -> str | None:
-    """Return the version with most traffic of the newest settled split; a rollout under way has not decided yet."""
-    settled = [traffic for traffic in ledger.traffic_history(model) if traffic.settled]
-    return rollout.champion(settled[-1]) if settled else None
-
-
-def was_in_service(ledger: Ledger, model: str, month: str) -> bool:
-    """Whether the version in service had passed its gate before *month* began, so that the month has predictions."""
-    version = champion(ledger, model)
-    for record in reversed(ledger.history(Kind.REGISTRATION, model)):
-        if record.payload["version"] == version:
-            return str(ledger.get(record.payload["gate"]).payload["partition"]) < month
-    return False
-
-
-def _trained_through(ledger: Ledger, model: str, version: str) -> str | None:
-    """Last month the version was trained on, if the ledger knows."""
-    for record in reversed(ledger.history(Kind.REGISTRATION, model)):
-        if record.payload["version"] == version:
-            return str(record.payload["trained_through"])
-    return None
 
 
 def _newest(stores: Stores, model: str, month: str) -> TableRef:

@@ -13,6 +13,7 @@ from mlops_provider.core.names import Kind
 from mlops_provider.core.rollout import Traffic
 from mlops_provider.exceptions import ConcurrentWriteError, NothingToDo
 from mlops_provider.steps.approval import rolled_back
+from mlops_provider.steps.provenance import registration
 
 if TYPE_CHECKING:
     from mlops_provider.core.evidence import Record
@@ -24,6 +25,23 @@ logger = logging.getLogger(__name__)
 
 ROLLBACK = "rollback"
 """Strategy of a record that takes versions back."""
+
+
+def champion(ledger: Ledger, model: str, *, other_than: str | None = None) -> str | None:
+    """
+    Return the version with most traffic when traffic last settled; a rollout under way has not decided yet.
+
+    :param other_than: Version to look past: the last champion that is another one.
+    """
+    settled = map(rollout.champion, reversed(ledger.traffic_history(model)))
+    return next((version for version in settled if version and version != other_than), None)
+
+
+def was_in_service(ledger: Ledger, model: str, month: str) -> bool:
+    """Whether the version in service had passed its gate before *month* began, so that the month has predictions."""
+    version = champion(ledger, model)
+    registered = registration(ledger, model, version) if version else None
+    return registered is not None and str(ledger.get(registered.payload["gate"]).payload["partition"]) < month
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +100,6 @@ class Lever:
     def opened(self) -> bool:
         """Whether callers are answered: a version has settled once."""
         return any(traffic.settled for traffic in self.ledger.traffic_history(self.model))
-
-    def champion(self, *, other_than: str | None = None) -> str | None:
-        """The version with most traffic when traffic last settled; or the last such one that is not *other_than*."""
-        champions = map(rollout.champion, self.ledger.traffic_history(self.model)[::-1])
-        return next((champion for champion in champions if champion and champion != other_than), None)
 
     def strategy_of(self, traffic: Traffic) -> str:
         """How *traffic* came about."""

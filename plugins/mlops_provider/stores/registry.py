@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from mlflow import entities
 from mlflow.exceptions import MlflowException
 
+from mlops_provider.core.names import Tag
 from mlops_provider.core.payload import Payload
-from mlops_provider.exceptions import PermanentError
 from mlops_provider.stores.stored_models import StoredModels
 
 
@@ -62,19 +62,10 @@ class Registry(StoredModels):
                 self._client.delete_model_version(model, str(made.version))
             return first.version
 
-    def version(self, model: str, version: str) -> ModelVersion:
-        """
-        One version.
-
-        :raises PermanentError: There is no such version. Not retried.
-        """
+    def models(self) -> list[str]:
+        """Names of all models that have a version which was registered by this package, by its tag."""
         with self._explained():
-            try:
-                return _version(self._client.get_model_version(model, version))
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-        raise PermanentError(f"MLflow at {self._shown} has no version {version} of {model!r}.")
+            return sorted({version.model for version in self._search(f"tags.`{Tag.MODEL}` LIKE '%'")})
 
     def versions(self, model: str) -> list[ModelVersion]:
         """All versions of a model, oldest first."""
@@ -125,13 +116,17 @@ class Registry(StoredModels):
     def _versions(self, model: str, run_id: str | None = None) -> list[ModelVersion]:
         """Versions of a model, or only those of a run, oldest first."""
         wanted = f"name = '{model}'" + (f" AND run_id = '{run_id}'" if run_id else "")
+        return sorted(self._search(wanted), key=lambda version: int(version.version))
+
+    def _search(self, wanted: str) -> list[ModelVersion]:
+        """Versions that a filter of MLflow finds."""
         found: list[entities.model_registry.ModelVersion] = []
         token: str | None = ""
         while token is not None:
             page = self._client.search_model_versions(wanted, page_token=token or None)
             found.extend(page)
             token = page.token or None
-        return sorted(map(_version, found), key=lambda version: int(version.version))
+        return list(map(_version, found))
 
 
 def _version(found: entities.model_registry.ModelVersion) -> ModelVersion:

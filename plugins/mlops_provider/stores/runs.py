@@ -8,11 +8,9 @@ run of one task, nor a second model of one run: tries that overlap make both, ag
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
@@ -29,7 +27,7 @@ from mlflow.exceptions import MlflowException
 
 from mlops_provider.core.names import Tag
 from mlops_provider.core.references import TableRef
-from mlops_provider.exceptions import ConcurrentWriteError, PermanentError
+from mlops_provider.exceptions import ConcurrentWriteError
 from mlops_provider.stores import mlflow_access
 
 _ATTEMPTS = 20
@@ -121,22 +119,6 @@ class Runs:
         tags = [InputTag("mlflow.data.context", context)]
         with self._explained():
             self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
-
-    def log_artifact_json(self, run_id: str, name: str, payload: Any) -> None:
-        """Keep *payload* as ``<name>.json`` with a run, in place of what was there."""
-        with self._explained():
-            self._client.log_dict(run_id, payload, f"{name}.json")
-
-    def load_artifact_json(self, run_id: str, name: str) -> Any:
-        """
-        Read what :meth:`log_artifact_json` kept.
-
-        :raises PermanentError: There is none of this name. Not retried.
-        """
-        with self._explained(), tempfile.TemporaryDirectory() as folder:
-            if f"{name}.json" not in {file.path for file in self._client.list_artifacts(run_id)}:
-                raise PermanentError(f"Run {run_id!r} at {self._shown} has no artifact {name!r}.")
-            return json.loads(Path(self._client.download_artifacts(run_id, f"{name}.json", folder)).read_bytes())
 
     def run_url(self, run_id: str, ui_url: str) -> str:
         """Address of a run's page in MLflow's UI."""

@@ -63,15 +63,6 @@ class StoredModels(Runs):
             self._settle_model(run, model_id)
             return f"models:/{model_id}"
 
-    def model_uri(self, run_id: str) -> str:
-        """
-        Address of the model that a run stored.
-
-        :raises PermanentError: It stored none. Not retried.
-        """
-        with self._explained():
-            return str(self._stored(run_id).model_uri)
-
     def load_model(self, model_uri: str) -> Any:
         """
         Load a model.
