@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from mlflow import MlflowClient
 
+from mlops_provider.adapters import drift
 from mlops_provider.exceptions import TransientError
 from mlops_provider.steps import verification
 from mlops_provider.stores import delta
@@ -238,7 +239,7 @@ def _mark_points(connection: Connection, halt: Halt | None) -> None:
     reached: Counter[str] = Counter()
     depth, halted = 0, False
 
-    def reports(owner: Any, name: str, about: Callable[..., str] = lambda *_, **__: "") -> None:
+    def reports(owner: Any, name: str, about: Callable[..., str | None] = lambda *_, **__: "") -> None:
         original = getattr(owner, name)
 
         @functools.wraps(original)
@@ -249,8 +250,9 @@ def _mark_points(connection: Connection, halt: Halt | None) -> None:
                 answer = original(*args, **kwargs)
             finally:
                 depth -= 1
-            if depth == 0:
-                what = f"{name} {about(*args, **kwargs)}".strip()
+            subject = about(*args, **kwargs)
+            if depth == 0 and subject is not None:
+                what = f"{name} {subject}".strip()
                 reached[what] += 1
                 reach(f"{what} #{reached[what]}")
             return answer
@@ -271,5 +273,7 @@ def _mark_points(connection: Connection, halt: Halt | None) -> None:
     reports(delta, "committed", lambda handle, *_, **__: handle.table_uri.rstrip("/").rpartition("/")[2])
     reports(Ledger, "_append", lambda _, kind, *__: str(kind))
     reports(Reports, "write")
+    reports(drift, "log_snapshot")
+    reports(Path, "unlink", lambda path, *_, **__: path.suffix if path.suffix == ".sealed" else None)
     for change in _MLFLOW_CHANGES:
         reports(MlflowClient, change)

@@ -16,6 +16,7 @@ from mlops_provider.core.references import TableRef
 from support.tiny import MODEL, Place, origin
 
 KEYS = ["line", "trip"]
+ANSWER_KEYS = ["request_id", "row"]
 _MAY_REPEAT = (Table.RAW, Table.QUARANTINE)
 """Tables that hold what the source delivered, repeated keys included."""
 
@@ -30,7 +31,8 @@ def assert_nothing_broken(place: Place) -> None:
         uri = place.table(table)
         for version in range((stores.tables.version(uri) or -1) + 1):
             frame = stores.tables.read(TableRef(uri, version))
-            assert table in _MAY_REPEAT or not frame.duplicated(KEYS).any(), f"{table} {version} holds a key twice"
+            keys = ANSWER_KEYS if table == Table.PREDICTION_LOG else KEYS
+            assert table in _MAY_REPEAT or not frame.duplicated(keys).any(), f"{table} {version} holds a key twice"
         for partition, contents in _replacements(uri).items():
             twice = [one for one, following in pairwise(contents) if one == following]
             assert not twice, f"{partition} of {table} was replaced by what it held"

@@ -10,7 +10,7 @@ from typing import Any
 from mlops_provider.core.references import TableRef
 from mlops_provider.serving import process as server_process
 from mlops_provider.serving.follower import Follower
-from mlops_provider.steps import deploy, gate, ingest, train
+from mlops_provider.steps import deploy, gate, ingest, monitor, score, train
 from mlops_provider.targets import Server
 from support.tiny import Place, ingest_month, origin, register_candidate
 
@@ -28,6 +28,36 @@ def build_features(place: Place, month: str, run: str, clean: Mapping[str, Any])
     table = TableRef.from_json(clean)
     built = ingest.build_features(place.spec(), place.stores(), month, table, origin=origin("build_features", run))
     return built.as_json()
+
+
+def score_batch(place: Place, month: str, run: str) -> Any:
+    return score.score(place.spec(), place.stores(), month, origin=origin("score_batch", run)).as_json()
+
+
+def deliver_predictions(place: Place, run: str) -> Any:
+    spool, task = str(place.folder / "spool"), origin("deliver_predictions", run)
+    return monitor.deliver_predictions(place.spec(), place.stores(), spool_dir=spool, origin=task)
+
+
+def record_outcomes(place: Place, month: str, run: str) -> Any:
+    task = origin("record_outcomes", run)
+    return monitor.record_outcomes(place.spec(), place.stores(), month, origin=task).as_json()
+
+
+def measure_performance(place: Place, month: str, run: str) -> Any:
+    return monitor.measure_performance(place.spec(), place.stores(), month, origin=origin("measure_performance", run))
+
+
+def detect_drift(place: Place, month: str, run: str) -> Any:
+    workspace, task = str(place.folder / "workspace"), origin("detect_drift", run)
+    return monitor.detect_drift(place.spec(), place.stores(), month, workspace=workspace, origin=task)
+
+
+def decide_retrain(place: Place, month: str, run: str, performance: str, drift: str) -> Any:
+    task = origin("decide_retrain", run)
+    return monitor.decide_retrain(
+        place.spec(), place.stores(), month, performance=performance, drift=drift, origin=task
+    )
 
 
 def declare_gate(place: Place, through: str, run: str) -> Any:

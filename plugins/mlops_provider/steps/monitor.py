@@ -49,12 +49,32 @@ def deliver_predictions(
         raise ConfigurationError(f"Where are the predictions? Pass spool_dir or set {Environment.SPOOL_DIR}.")
     uri = stores.tables.uri(spec.name, Table.PREDICTION_LOG)
     delivery = segments.deliver(stores.tables, uri, Path(folder) / spec.name)
-    found = {"rows": delivery.rows, "segments": delivery.segments}
-    if delivery.rows:
-        stores.ledger.append(
-            Kind.DELIVERY, spec.name, {**found, "table": uri, "origin": origin.key}, actor=origin.actor
-        )
-    return found
+    _record_deliveries(spec, stores, uri, origin)
+    return {"rows": delivery.rows, "segments": delivery.segments}
+
+
+def _record_deliveries(spec: ModelSpec, stores: Stores, uri: str, origin: Origin) -> None:
+    """
+    Record what the prediction log holds beyond the version that was recorded last.
+
+    So what a try appended before it was killed is recorded by the next one. Of two at once, one records under a
+    number, and the other looks at what is left.
+    """
+    while True:
+        before = stores.ledger.history(Kind.DELIVERY, spec.name)
+        recorded = before[-1].payload["version"] if before else -1
+        delivery, version = segments.delivered_after(stores.tables, uri, recorded)
+        if not delivery.rows:
+            return
+        payload = {
+            "rows": delivery.rows,
+            "segments": delivery.segments,
+            "table": uri,
+            "version": version,
+            "origin": origin.key,
+        }
+        key = f"{spec.name}:{len(before) + 1}"
+        stores.ledger.append(Kind.DELIVERY, spec.name, payload, key=key, actor=origin.actor)
 
 
 def measure_performance(spec: ModelSpec, stores: Stores, partition: str, *, origin: Origin) -> str:

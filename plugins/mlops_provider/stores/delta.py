@@ -143,16 +143,10 @@ def last_commit(handle: DeltaTable, key: str, value: str) -> dict[str, Any] | No
 
     What was committed before the table was restored does not count: it need not be what the table holds now.
 
-    deltalake reads the newest commits that there are, but counts their versions down from the handle's own, so the
-    numbers are right only if nobody committed since the handle was loaded.
     """
     limit: int | None = _RECENT
     while True:
-        version, commits = handle.version(), handle.history(limit)
-        handle.update_incremental()
-        if handle.version() != version:
-            continue
-        for commit in commits:
+        for commit in commits(handle, limit):
             if commit.get(key) == value:
                 return commit
             if commit.get("operation") == _RESTORED:
@@ -160,6 +154,20 @@ def last_commit(handle: DeltaTable, key: str, value: str) -> dict[str, Any] | No
         if limit is None:
             return None
         limit = None
+
+
+def commits(handle: DeltaTable, limit: int | None) -> list[dict[str, Any]]:
+    """
+    Return the newest *limit* commits, newest first. Brings *handle* up to date.
+
+    deltalake reads the newest commits that there are, but counts their versions down from the handle's own, so the
+    numbers are right only if nobody committed since the handle was loaded.
+    """
+    while True:
+        version, found = handle.version(), handle.history(limit)
+        handle.update_incremental()
+        if handle.version() == version:
+            return found
 
 
 @contextmanager

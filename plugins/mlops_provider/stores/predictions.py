@@ -17,7 +17,10 @@ from mlops_provider.stores.segments import Segment, SegmentWriter, seal_abandone
 if TYPE_CHECKING:
     from mlops_provider.stores.tables import Tables
 
-__all__ = ["Delivery", "Segment", "SegmentWriter", "deliver", "sealed_segments"]
+__all__ = ["Delivery", "Segment", "SegmentWriter", "deliver", "delivered_after", "sealed_segments"]
+
+_ROWS, _SEGMENTS = "mlops.rows", "mlops.segments"
+"""Metadata of a commit: what it appended."""
 
 _ATTEMPTS = 5
 _BATCH_BYTES = 32_000_000
@@ -58,6 +61,13 @@ def deliver(tables: Tables, uri: str, spool_dir: Path | str) -> Delivery:
     return Delivery(sum(each.rows for each in done), sum(each.segments for each in done))
 
 
+def delivered_after(tables: Tables, uri: str, version: int) -> tuple[Delivery, int]:
+    """What was appended to the log after a version of its table, and the version that holds it."""
+    commits = tables.commits_after(uri, version)
+    rows, segments = (sum(int(commit.get(name, 0)) for commit in commits) for name in (_ROWS, _SEGMENTS))
+    return Delivery(rows, segments), commits[-1]["version"] if commits else version
+
+
 def _delivered(tables: Tables, uri: str, batch: list[Segment]) -> Delivery:
     """Append a batch of one replica in one commit."""
     replica = batch[0].replica
@@ -65,7 +75,8 @@ def _delivered(tables: Tables, uri: str, batch: list[Segment]) -> Delivery:
     fresh = [segment for segment in batch if segment.sequence > last]
     rows = [json.loads(line) for segment in fresh for line in segment.path.read_bytes().splitlines()]
     if rows:
-        tables.append_once(uri, _frame(rows), app_id=replica, sequence=fresh[-1].sequence, after=last)
+        about = {_ROWS: str(len(rows)), _SEGMENTS: str(len(fresh))}
+        tables.append_once(uri, _frame(rows), app_id=replica, sequence=fresh[-1].sequence, after=last, about=about)
     for segment in batch:
         segment.path.unlink(missing_ok=True)
     return Delivery(len(rows), len(fresh))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pandas as pd
@@ -77,7 +78,14 @@ class Tables:
         return PartitionWriter(self, uri, partition, self.appended(uri, _application(partition)))
 
     def append_once(
-        self, uri: str, frame: pd.DataFrame, *, app_id: str, sequence: int, after: int | None = None
+        self,
+        uri: str,
+        frame: pd.DataFrame,
+        *,
+        app_id: str,
+        sequence: int,
+        after: int | None = None,
+        about: Mapping[str, str] | None = None,
     ) -> bool:
         """
         Append rows unless *app_id* has already appended *sequence* or a later one.
@@ -87,6 +95,7 @@ class Tables:
 
         :param sequence: Number of this batch within *app_id*, rising from 1.
         :param after: The sequence before this batch, when a batch may span several; see :meth:`appended`.
+        :param about: Metadata of the commit; see :meth:`commits_after`.
         :return: False if the rows were there already.
         :raises ConcurrentWriteError: *app_id* is no longer at *after*. Retried.
         :raises DataRejectedError: A column has another type than in the table. Not retried.
@@ -106,7 +115,8 @@ class Tables:
                         "Read what is left and deliver again."
                     )
                 rows = frames.fitted(frame, delta.schema(handle), where=uri, missing_as_null=True)
-                if delta.committed(handle, rows, Transaction(app_id, sequence), partition=None, about={}):
+                transaction = Transaction(app_id, sequence)
+                if delta.committed(handle, rows, transaction, partition=None, about=about or {}):
                     return True
         raise _too_busy(uri)
 
@@ -114,6 +124,15 @@ class Tables:
         """Last sequence that *app_id* has appended; 0 if none."""
         handle = delta.existing(uri, self.storage_options)
         return (handle.transaction_version(app_id) or 0) if handle else 0
+
+    def commits_after(self, uri: str, version: int) -> list[Mapping[str, Any]]:
+        """What the commits after *version* say of themselves: ``version`` and their metadata, oldest first."""
+        handle = delta.existing(uri, self.storage_options)
+        if handle is None or handle.version() <= version:
+            return []
+        with delta.explained(uri):
+            found = delta.commits(handle, handle.version() - version)
+        return [commit for commit in reversed(found) if commit["version"] > version]
 
     def read(
         self, source: TableRef | str, *, columns: Sequence[str] | None = None, partitions: Sequence[str] | None = None
