@@ -36,7 +36,7 @@ class PermanentError(MLOpsError):
 
 
 class SpecError(PermanentError):
-    """``model.yaml`` is wrong; each line of the message is ``file:line: what, expected what``."""
+    """``model.yaml``, or a function it names, is wrong; a line about the yaml is ``file:line: what, expected what``."""
 
 
 class MissingPartitionError(PermanentError):

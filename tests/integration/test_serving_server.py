@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -16,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops_provider.core.names import Header
+from mlops_provider.core.names import Environment, Header
 from mlops_provider.exceptions import ConfigurationError
 from mlops_provider.serving import run
 from mlops_provider.serving.app import ModelServerApp
@@ -25,6 +28,7 @@ from mlops_provider.serving.served import ServedModel
 from mlops_provider.serving.snapshot import LoadedVersion, Snapshot
 from mlops_provider.stores.predictions import SegmentWriter
 from support.serving import COLUMNS, MODEL, World, frame, records
+from support.stack import ROOT, free_port, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -310,3 +314,41 @@ def test_more_requests_than_may_wait_are_sent_away(tmp_path: Path) -> None:
 
     assert sorted(answer.status_code for answer in answers) == [200, 200, 429, 429]
     assert next(answer for answer in answers if answer.status_code == 429).headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_a_replica_reports_the_address_it_is_told_to_advertise(own_world: World, by: str) -> None:
+    told = "https://models.example/replicas/a"
+    own_world.spec()
+    command = [sys.executable, "-m", "mlops_provider.cli.main", "serve", "use_case/model.yaml", "--port", free_port()]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "plugins"),
+        Environment.LEDGER_URL: own_world.ledger_url,
+        Environment.REGISTRY_URI: own_world.registry_uri,
+        Environment.SPOOL_DIR: str(own_world.spool),
+    }
+    if by == "option":
+        command += ["--advertised-url", f"{told}/"]
+        environment["MLOPS_ADVERTISED_URL"] = "http://elsewhere"
+    else:
+        environment["MLOPS_ADVERTISED_URL"] = told
+
+    with subprocess.Popen(command, cwd=own_world.folder, env=environment, stderr=subprocess.PIPE) as process:
+        try:
+            wait_until(lambda: own_world.ledger.replicas(MODEL), "a heartbeat")
+        finally:
+            process.terminate()
+
+    assert [replica.url for replica in own_world.ledger.replicas(MODEL, 120)] == [told]
+
+
+def test_an_advertised_address_without_a_scheme_is_refused(own_world: World) -> None:
+    with pytest.raises(ConfigurationError, match="must begin with http:// or https://, and is 'models:8090'"):
+        run(
+            [MODEL],
+            ledger_url=own_world.ledger_url,
+            registry_uri=own_world.registry_uri,
+            spool_dir=own_world.spool,
+            advertised_url="models:8090",
+        )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -299,16 +300,64 @@ def test_any_other_error_restores_the_split_and_is_raised_as_it_was(
         httpx.Response(200, html="<p>Log in</p>"),
         httpx.Response(200, json=[1]),
         httpx.Response(200, json={"predictions": [0.5]}),
+        httpx.Response(404, html="<p>Not here</p>"),
+        httpx.Response(500),
     ],
 )
-def test_an_answer_of_something_else_fails_the_check(
+def test_an_answer_of_something_else_is_no_answer(
     world: World, monkeypatch: pytest.MonkeyPatch, answer: httpx.Response
 ) -> None:
     monkeypatch.setattr(httpx, "post", lambda *args, **kwargs: answer)
     server = Server("http://portal", model=MODEL, ledger=world.ledger)
 
-    with pytest.raises(ServingCheckError, match="http://portal is no model server"):
+    with pytest.raises(StoreUnavailableError, match="http://portal is no model server"):
         server.predict(pd.DataFrame({"distance": [1.0]}))
+
+
+class Portal(BaseHTTPRequestHandler):
+    """What happens to listen where the model server was: it lets everybody log in."""
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<p>Log in</p>")
+
+    def log_message(self, *_: object) -> None:
+        """Be quiet."""
+
+
+@dataclass
+class BehindAnAddress(InProcessTarget):
+    """Callers reach it at an address, at which something else may listen."""
+
+    address: str = ""
+
+    def predict(self, rows: pd.DataFrame, *, version: str | None = None, replica: Replica | None = None) -> Answer:
+        if self.address and replica is None:
+            return Server(self.address, model=MODEL, ledger=self.world.ledger).predict(rows)
+        return super().predict(rows, version=version, replica=replica)
+
+
+def test_a_stranger_at_the_servers_address_pauses_the_rollout_without_blaming_the_version(world: World) -> None:
+    target = BehindAnAddress(world)
+    deployed(world, "1", target)
+    world.record("2", champion="1")
+    with HTTPServer(("127.0.0.1", 0), Portal) as portal:
+        threading.Thread(target=portal.serve_forever, daemon=True).start()
+
+        def come_between(traffic: Traffic) -> None:
+            if traffic.split.get("2") == 10:
+                target.address = f"http://127.0.0.1:{portal.server_port}"
+
+        target.when_moved = come_between
+        with pytest.raises(StoreUnavailableError, match="is no model server"):
+            deploy(world.spec(), world.stores, "2", target=target, origin=origin(), patience=0.5)
+        portal.shutdown()
+    paused, target.when_moved, target.address = splits(world)[-1], lambda traffic: None, ""
+
+    assert paused == {"1": 100}
+    assert world.ledger.history(Kind.ROLLBACK, MODEL) == []
+    assert deployed(world, "2", target).split == {"2": 100}
 
 
 @pytest.mark.parametrize("share", [0, 10, 50, 100])

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from mlops_provider.core.evaluation import Evaluation
 from mlops_provider.core.names import Alias, Kind, Table, Tag
-from mlops_provider.exceptions import DataRejectedError, EvidenceError, NotApprovedError, SourceError
+from mlops_provider.exceptions import DataRejectedError, EvidenceError, NotApprovedError, SourceError, SpecError
 from mlops_provider.steps import gate, train
 from mlops_provider.steps.outcomes import record_outcomes
 from support.parcels import DECLARED, Parcels, origin
@@ -184,6 +184,34 @@ def test_a_cleared_search_over_other_trials_searches_anew_and_its_training_follo
         for parameters in ({"max_leaf_nodes": 4}, {"max_leaf_nodes": 4}, {"max_leaf_nodes": 5})
     ]
     assert runs[0] == runs[1] != runs[2]
+
+
+WRONG = {
+    "a name that is not there": ("return missing", "NameError"),
+    "a parameter of another type": (
+        "return Pipeline([('trees', HistGradientBoostingClassifier(max_iter='9'))])",
+        "Error, in a library",
+    ),
+    "no estimator": ("return None", "AttributeError, in a library it uses"),
+    "a line that fails": ("return {}['a value']", "KeyError in parcels.py, line "),
+}
+
+
+@pytest.mark.parametrize(("line", "said"), WRONG.values(), ids=WRONG)
+def test_a_wrong_estimator_is_named_and_not_tried_again(parcels: Parcels, line: str, said: str) -> None:
+    code = parcels.folder / "parcels.py"
+    code.write_text(code.read_text().replace("def estimator(params):", f"def estimator(params):\n    {line}"))
+    declaration = declared(parcels)
+
+    with pytest.raises(SpecError, match=rf"parcels/parcels.py:estimator failed with .*{said}") as fitting:
+        fitted(parcels, declaration)
+    with pytest.raises(SpecError, match=r"parcels.py:estimator and parcels.py:space failed with"):
+        train.search_parameters(
+            parcels.spec, parcels.stores, "2013-03", declaration=declaration, origin=origin("search_parameters")
+        )
+
+    assert "a value" not in str(fitting.value)
+    assert parcels.stores.ledger.history(Kind.SEARCH, "parcels") == []
 
 
 def test_registering_twice_gives_one_version_and_one_record(parcels: Parcels) -> None:

@@ -125,6 +125,10 @@ COMMANDS: tuple[Command | Group, ...] = (
             Argument(("models",), {"help": "model.yaml files (default: include/*/model.yaml)", "nargs": "*"}),
             option("--host", "interface to listen on (default: %(default)s)", default="127.0.0.1"),
             option("--port", "port to listen on (default: MLOPS_SERVER_PORT, else 8090)", type=int),
+            option(
+                "--advertised-url",
+                "address at which rollouts reach this replica (default: MLOPS_ADVERTISED_URL, else host and port)",
+            ),
         ),
     ),
     Command(

@@ -30,5 +30,6 @@ def main(arguments: argparse.Namespace) -> int:
         registry_uri=required(Environment.REGISTRY_URI),
         spool_dir=required(Environment.SPOOL_DIR),
         name=os.environ.get("MLOPS_REPLICA", "server"),
+        advertised_url=arguments.advertised_url or os.environ.get("MLOPS_ADVERTISED_URL", ""),
     )
     return 0

@@ -111,7 +111,8 @@ def judge(policy: DriftPolicy, columns: Sequence[ColumnDrift], *, rows: int) -> 
     if not counted:
         return DriftVerdict(tuple(columns), alarm=False, reasons=(), warnings=in_season)
     share = len(counted) / len(watched)
-    what = f"{len(counted)} of {len(watched)} columns drifted ({share:.0%}, alarm from {policy.alarm_share:.0%})"
+    alarm_from = f"{share:.0%}, alarm from {policy.alarm_share:.0%}" if policy.alarm_share else "one is an alarm"
+    what = f"{len(counted)} of {len(watched)} columns drifted ({alarm_from})"
     if share < policy.alarm_share:
         return DriftVerdict(
             tuple(columns), alarm=False, reasons=(), warnings=(f"{what}: no alarm.", *moved, *in_season)

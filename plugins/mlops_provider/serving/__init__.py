@@ -33,7 +33,7 @@ def run(
     :param advertised_url: Where rollouts reach this replica; by default host and port.
     :param workers: Predictions computed at the same time.
     :param threads: OpenMP and BLAS threads of one prediction.
-    :raises ConfigurationError: The port is taken, or no model is named.
+    :raises ConfigurationError: The port is taken, no model is named, or *advertised_url* is no HTTP address.
     """
     # Read by the numeric libraries when they are loaded, hence before the first import of one.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):

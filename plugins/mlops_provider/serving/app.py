@@ -82,9 +82,7 @@ class ModelServerApp:
         try:
             return await self.scored(request, request_id)
         except RefusedRequestError as refused:
-            known = _REQUEST_ID.fullmatch(request_id)
-            headers: dict[str, str] = {names.Header.REQUEST_ID: request_id} if known else {}
-            return refusal(refused.sentence, refused.status, headers)
+            return refusal(refused.sentence, refused.status, _named(request_id))
         except ClientDisconnect:
             return Response(status_code=400)
 
@@ -170,6 +168,11 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
+def _named(request_id: str) -> dict[str, str]:
+    """The header that names a request, if its name may be repeated."""
+    return {names.Header.REQUEST_ID: request_id} if _REQUEST_ID.fullmatch(request_id) else {}
+
+
 def refusal(sentence: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
     """Word a failure the way MLflow does."""
     code = {400: "BAD_REQUEST", 404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED", 503: "TEMPORARILY_UNAVAILABLE"}
@@ -186,4 +189,5 @@ async def _http_refusal(request: Request, error: Exception) -> Response:
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     """The trace goes to the server's log, never to the caller."""
-    return refusal("The server failed on this request; its log says why.", 500)
+    named = _named(request.headers.get(names.Header.REQUEST_ID, ""))
+    return refusal("The server failed on this request; its log says why.", 500, named)

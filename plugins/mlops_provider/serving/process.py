@@ -43,6 +43,11 @@ def serve(
     """Run the server; :func:`mlops_provider.serving.run` says what the parameters mean."""
     if not models:
         raise ConfigurationError("No model to serve: name at least one.")
+    if advertised_url and not advertised_url.startswith(("http://", "https://")):
+        raise ConfigurationError(
+            f"The advertised address must begin with http:// or https://, and is {advertised_url!r} "
+            "(--advertised-url, MLOPS_ADVERTISED_URL)."
+        )
     listener = _listen(host, port)
     url = advertised_url.rstrip("/") or _address(host, listener.getsockname()[1])
     ledger, registry = Ledger(ledger_url), Registry(registry_uri)

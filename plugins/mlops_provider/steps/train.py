@@ -13,7 +13,7 @@ from mlops_provider.core.names import PARTITION, Alias, Kind, Table, Tag, Task
 from mlops_provider.exceptions import NotApprovedError
 from mlops_provider.steps.declaration import Declaration, declare_gate, declared_for
 from mlops_provider.steps.evaluate import evaluate_model
-from mlops_provider.steps.learning import estimator, examples, task, threads, training_rows
+from mlops_provider.steps.learning import calling, estimator, examples, task, threads, training_rows
 
 if TYPE_CHECKING:
     from mlops_provider.core.origin import Origin
@@ -45,6 +45,7 @@ def search_parameters(
     :param declaration: Ledger ID of the gate's declaration.
     :param trials: Parameter sets to try; by default what ``model.yaml`` says.
     :return: The best parameters.
+    :raises SpecError: ``estimator`` or ``space``, or fitting what they gave, failed. Not retried.
     """
     record = declared_for(spec, stores, through, declaration)
     declared = Declaration.from_json(record.payload)
@@ -55,17 +56,18 @@ def search_parameters(
         early, late = (
             examples(spec, rows).sample(spec.search.sample_rows, spec.seed) for rows in (frame[~later], frame[later])
         )
-        found = training.search(
-            partial(estimator, spec),
-            spec.function("space"),
-            early,
-            late,
-            metric=spec.gate.primary,
-            trials=trials or spec.search.trials,
-            timeout_seconds=spec.search.timeout_seconds,
-            seed=spec.seed,
-            threads=threads(spec, Task.SEARCH_PARAMETERS),
-        )
+        with calling(spec, "estimator", "space"):
+            found = training.search(
+                partial(estimator, spec),
+                spec.function("space"),
+                early,
+                late,
+                metric=spec.gate.primary,
+                trials=trials or spec.search.trials,
+                timeout_seconds=spec.search.timeout_seconds,
+                seed=spec.seed,
+                threads=threads(spec, Task.SEARCH_PARAMETERS),
+            )
         for warning in found.on_limit:
             log.warning("%s", warning)
         return {
@@ -104,6 +106,7 @@ def train_model(
     :param parameters: Parameters of the estimator.
     :param declaration: Ledger ID of the gate's declaration.
     :return: MLflow run ID.
+    :raises SpecError: ``estimator``, or fitting what it gave, failed. Not retried.
     """
     record = declared_for(spec, stores, through, declaration)
     declared = Declaration.from_json(record.payload)
@@ -130,7 +133,8 @@ def train_model(
         return run_id
 
     known = examples(spec, training_rows(spec, stores, declared))
-    model = training.fit(estimator(spec, parameters), known, threads=threads(spec, Task.TRAIN_MODEL))
+    with calling(spec, "estimator"):
+        model = training.fit(estimator(spec, parameters), known, threads=threads(spec, Task.TRAIN_MODEL))
     stores.registry.log(
         run_id,
         params={

@@ -56,7 +56,8 @@ class Server:
         Request IDs begin with ``check-``, by which the rows can be told from real ones in the prediction log.
         """
         base = replica.url if replica else self.url
-        headers: dict[str, str] = {"Content-Type": "application/json", names.Header.REQUEST_ID: f"check-{uuid4().hex}"}
+        request_id = f"check-{uuid4().hex}"
+        headers: dict[str, str] = {"Content-Type": "application/json", names.Header.REQUEST_ID: request_id}
         if version:
             headers[names.Header.VERSION] = version
         try:
@@ -74,6 +75,8 @@ class Server:
             ) from error
         if response.status_code in (429, 502, 503, 504):
             raise StoreUnavailableError(f"The model server at {base} can't answer now: {_reason(response)}")
+        if response.headers.get(names.Header.REQUEST_ID) != request_id:
+            raise _stranger(base)
         if response.status_code != 200:
             raise ServingCheckError(f"The model server at {base} refused the request: {_reason(response)}")
         try:
@@ -83,10 +86,7 @@ class Server:
                 generation=int(response.headers[names.Header.GENERATION]),
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise ServingCheckError(
-                f"What answers at {base} is no model server: its answer lacks predictions, or the headers "
-                f"{names.Header.VERSION} and {names.Header.GENERATION}. Does the address lead to `mlops serve`?"
-            ) from error
+            raise _stranger(base) from error
 
     def remove(self) -> None:
         """Do nothing: a replica holds nothing that outlives its process."""
@@ -103,6 +103,15 @@ def _body(rows: pd.DataFrame) -> str:
     plain = rows.astype(object).mask(rows.isna(), None)
     split = {"columns": list(rows.columns), "data": plain.to_numpy().tolist()}
     return json.dumps({"dataframe_split": split}, default=str)
+
+
+def _stranger(base: str) -> StoreUnavailableError:
+    """Somebody else's answer says nothing about a version."""
+    return StoreUnavailableError(
+        f"What answers at {base} is no model server: its answer lacks predictions, or the headers "
+        f"{names.Header.REQUEST_ID}, {names.Header.VERSION} and {names.Header.GENERATION}. Does the address lead to "
+        "`mlops serve`, and does a proxy in between pass these headers on?"
+    )
 
 
 def _reason(response: httpx.Response) -> str:
