@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 MODULES = "mlops_provider"
-STEPS = ("ingest", "score", "monitor", "train", "deploy", "start")
+STEPS = ("ingest", "score", "monitor", "train", "deploy", "start", "promote")
 
 
 def get_provider_info() -> dict[str, Any]:

@@ -118,6 +118,16 @@ COMMANDS: tuple[Command | Group, ...] = (
         (MODEL, option("--reason", "why, for the ledger", required=True)),
     ),
     Command(
+        "promote",
+        "copy a registered version with its evidence into another environment",
+        "promote:main",
+        (
+            Argument(("version",), {"help": "model and version, such as flight_delays@3", "metavar": "MODEL@VERSION"}),
+            option("--from", "environment it comes from, such as staging", dest="source", required=True),
+            option("--to", "environment it goes to, such as prod", dest="destination", required=True),
+        ),
+    ),
+    Command(
         "serve",
         "run the model server in the foreground",
         "serve:main",

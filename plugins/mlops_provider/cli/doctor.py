@@ -175,7 +175,7 @@ def _free_ports() -> Iterator[Finding]:
 
 def addresses() -> Iterator[Finding]:
     """Which addresses are set in the environment; in tasks, Airflow connections do the same."""
-    optional = {Environment.REPORTS_URI}
+    optional = {Environment.REPORTS_URI, Environment.NAME}
     missing = [variable for variable in Environment if not os.environ.get(variable) and variable not in optional]
     if missing:
         fix = "set them, declare Airflow connections, or run `mlops up`"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlops_provider.core.names import Kind
 from mlops_provider.core.payload import Payload
 
 GENESIS = "0" * 64
@@ -106,6 +107,19 @@ class Record(Payload):
             as_of=self.as_of,
             recorded_at=self.recorded_at,
         )
+
+
+IMPORTED_RECORD = "record"
+"""Field of an imported record's payload that holds the record as it stood in its own ledger."""
+
+
+def original(record: Record) -> Record:
+    """
+    Unwrap a record that was imported from another environment's ledger; any other is its own original.
+
+    :raises EvidenceError: What it holds is no record. Not retried.
+    """
+    return Record.from_json(record.payload[IMPORTED_RECORD]) if record.kind == Kind.IMPORT else record
 
 
 def first_break(records: Iterable[Record]) -> tuple[Record, str] | None:

@@ -27,6 +27,7 @@ class Kind(StrEnum):
     TRAFFIC = "traffic"
     PROMOTION = "promotion"
     ROLLBACK = "rollback"
+    IMPORT = "import"
 
 
 class Table(StrEnum):
@@ -39,6 +40,7 @@ class Table(StrEnum):
     PREDICTIONS = "predictions"
     PREDICTION_LOG = "prediction_log"
     OUTCOMES = "outcomes"
+    REFERENCE = "reference"
 
 
 PARTITION = "partition"
@@ -92,6 +94,7 @@ class Tag(StrEnum):
     GATE_RECORD = "mlops.gate_record"
     LEDGER_HEAD = "mlops.ledger_head"
     ROLLED_BACK = "mlops.rolled_back"
+    PROMOTED_FROM = "mlops.promoted_from"
 
 
 class Alias(StrEnum):
@@ -112,6 +115,7 @@ class Environment(StrEnum):
     SERVER_URL = "MLOPS_SERVER_URL"
     SPOOL_DIR = "MLOPS_SPOOL_DIR"
     EVIDENTLY_WORKSPACE = "MLOPS_EVIDENTLY_WORKSPACE"
+    NAME = "MLOPS_ENVIRONMENT"
 
 
 # Connection IDs; each is also the name of its connection type.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from mlops_provider.core import names
 from mlops_provider.hooks.ledger import LedgerHook
 from mlops_provider.hooks.registry import RegistryHook
 from mlops_provider.hooks.tables import TablesHook
+from mlops_provider.stores import environments  # noqa: TID253 - names only
 from mlops_provider.stores.suite import Stores  # noqa: TID253 - opens nothing before it is asked
 
 if TYPE_CHECKING:
@@ -54,3 +57,24 @@ class ConnectedStores(Stores):
     def reports(self) -> Reports:
         """The reports beside the tables."""
         return self.tables_hook.reports
+
+
+def stores_of(environment: str, *, tables_conn_id: str, registry_conn_id: str, ledger_conn_id: str) -> Stores:
+    """
+    Stores of a named environment.
+
+    The environment that ``MLOPS_ENVIRONMENT`` names is this one: its stores are behind the connections themselves. Those
+    of another one are where its variables say (``MLOPS_PROD_LEDGER_URL``, …), else behind the connections
+    named after it: ``mlops_ledger__prod``.
+    """
+    if os.environ.get(names.Environment.NAME) == environment:
+        suffix = ""
+    elif environments.variable_of(environment, names.Environment.LEDGER_URL) in os.environ:
+        return environments.stores_of(environment)
+    else:
+        suffix = f"__{environment}"
+    return ConnectedStores(
+        tables_conn_id=f"{tables_conn_id}{suffix}",
+        registry_conn_id=f"{registry_conn_id}{suffix}",
+        ledger_conn_id=f"{ledger_conn_id}{suffix}",
+    )

@@ -27,9 +27,37 @@ def require_approval(ledger: Ledger, model: str, version: str) -> Record:
             "it. Train it with the model's train DAG."
         )
     gate = _gate_of(ledger, registered)
-    if gate is None or not gate.payload.get("passed") or gate.payload.get("run_id") != registered.payload.get("run_id"):
+    if gate is None or not gate.payload.get("passed") or gate.payload.get("run_id") != _trained_run(ledger, registered):
         raise RolloutRefusedError(f"Version {version} of {model!r} has no passing verdict of the gate on its run.")
     return gate
+
+
+def _trained_run(ledger: Ledger, registered: Record) -> Any:
+    """The MLflow run that trained a version; one that was promoted has it where it was registered first."""
+    while promoted := registered.payload.get("promoted"):
+        registered = ledger.get(promoted["registration"])
+    return registered.payload.get("run_id")
+
+
+def beaten(ledger: Ledger, model: str, version: str) -> tuple[str, ...]:
+    """
+    Gate records of all versions that *version* was found no worse than: the champion it met, the one that met, ...
+
+    Version numbers differ between environments, gate records do not.
+
+    :raises RolloutRefusedError: One of them has no passing verdict. Not retried.
+    """
+    found: list[str] = []
+    while True:
+        gate = require_approval(ledger, model, version)
+        registered = registration(ledger, model, version)
+        if registered and (promoted := registered.payload.get("promoted")):
+            return (*found, *promoted["beaten"])
+        champion = ledger.get(gate.payload["declaration"]).payload["champion_version"]
+        if champion is None:
+            return tuple(found)
+        found.append(require_approval(ledger, model, champion).record_id)
+        version = champion
 
 
 def refuse_outdated(ledger: Ledger, model: str, version: str, champion: str | None) -> None:
@@ -40,9 +68,17 @@ def refuse_outdated(ledger: Ledger, model: str, version: str, champion: str | No
     :raises RolloutRefusedError: *version* passed the gate against another champion. Not retried.
     """
     gate = require_approval(ledger, model, version)
-    beaten = ledger.get(gate.payload["declaration"]).payload["champion_version"]
-    if beaten != champion:
-        against = f"against version {beaten}" if beaten else "when no version served"
+    registered = registration(ledger, model, version)
+    if registered and (promoted := registered.payload.get("promoted")):
+        if champion is None or require_approval(ledger, model, champion).record_id in promoted["beaten"]:
+            return
+        raise RolloutRefusedError(
+            f"Version {version} of {model!r} was promoted from {promoted['from']}, where it was never compared with "
+            f"version {champion}, which serves here, nor with one that beat it. Promote a version that was."
+        )
+    met = ledger.get(gate.payload["declaration"]).payload["champion_version"]
+    if met != champion:
+        against = f"against version {met}" if met else "when no version served"
         raise RolloutRefusedError(
             f"Version {version} of {model!r} passed the gate {against}, but version {champion} serves now. "
             "Train again to compare with it."

@@ -10,6 +10,7 @@ from mlops_provider.core import rollout
 from mlops_provider.core.names import Alias, Kind, Tag
 from mlops_provider.core.rollout import Traffic
 from mlops_provider.exceptions import EvidenceError
+from mlops_provider.steps.promote import imported_contradictions
 from mlops_provider.steps.traffic import ROLLBACK
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def verify(stores: Stores) -> Audit:
 
     Compared are the models that either of them knows: one whose records are all gone still has its versions.
 
-    :raises EvidenceError: The chain breaks, or the registry contradicts it. Not retried.
+    :raises EvidenceError: The chain breaks, imported evidence is not what was exported, or the registry contradicts
+        the ledger. Not retried.
     """
     ledger = stores.ledger
     if broken := ledger.verify():
@@ -48,6 +50,8 @@ def verify(stores: Stores) -> Audit:
             f"The chain breaks at record {record.seq} ({record.kind} of {record.model}, {record.record_id}): "
             f"{reason}. Nothing from there on is evidence; compare with a copy."
         )
+    if changed := [sentence for model in ledger.models() for sentence in imported_contradictions(stores, model)]:
+        raise EvidenceError(_listed("Imported evidence is not what was exported.", changed))
     if not stores.registry_uri:
         return Audit(ledger.head(), None)
     versions, found = 0, list[str]()
@@ -58,9 +62,13 @@ def verify(stores: Stores) -> Audit:
         versions += compared
         found += [*contradictions, *_champion_contradictions(stores, model)]
     if found:
-        more = [f"and {len(found) - _MOST_TOLD} more."] * (len(found) > _MOST_TOLD)
-        raise EvidenceError("\n".join(["The registry contradicts the ledger.", *found[:_MOST_TOLD], *more]))
+        raise EvidenceError(_listed("The registry contradicts the ledger.", found))
     return Audit(ledger.head(), versions)
+
+
+def _listed(what: str, found: list[str]) -> str:
+    more = [f"and {len(found) - _MOST_TOLD} more."] * (len(found) > _MOST_TOLD)
+    return "\n".join([what, *found[:_MOST_TOLD], *more])
 
 
 def _compare_versions(stores: Stores, model: str) -> tuple[int, list[str]]:

@@ -23,7 +23,7 @@ class Provenance:
 
     :param trained_on: Partitions it was fitted on.
     :param gated_on: Partition it passed the gate on.
-    :param features: Version of the features table it was fitted and gated on.
+    :param features: Version of the features table it was fitted and gated on; of a copy, if it was promoted.
     :param columns: Feature columns it sees.
     :param expected: Its scores on the partition of the gate, by metric.
     """
@@ -55,7 +55,7 @@ def provenance(ledger: Ledger, model: str, version: str) -> Provenance:
     :raises EvidenceError: The ledger does not hold its registration, training or evaluation. Not retried.
     """
     registered = registration(ledger, model, version)
-    training = ledger.find(Kind.TRAINING, registered.payload["run_id"]) if registered else None
+    training = training_of(ledger, registered) if registered else None
     if registered is None or training is None:
         raise EvidenceError(
             f"The ledger does not say how version {version} of {model!r} was made. Is it another ledger?"
@@ -67,7 +67,14 @@ def provenance(ledger: Ledger, model: str, version: str) -> Provenance:
         run_id=registered.payload["run_id"],
         trained_on=tuple(training.payload["trained_on"]),
         gated_on=evaluation.partition,
-        features=TableRef.from_json(training.payload["features"]),
+        features=TableRef.from_json(registered.payload.get("features") or training.payload["features"]),
         columns=tuple(training.payload["columns"]),
         expected=dict(candidate.metrics) if candidate else {},
     )
+
+
+def training_of(ledger: Ledger, registered: Record) -> Record | None:
+    """Record of the training behind a registration, which may have been imported; None if there is none."""
+    if promoted := registered.payload.get("promoted"):
+        return ledger.get(promoted["training"])
+    return ledger.find(Kind.TRAINING, registered.payload["run_id"])

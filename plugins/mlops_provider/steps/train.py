@@ -230,6 +230,7 @@ def register_model(spec: ModelSpec, stores: Stores, *, run_id: str, verdict: str
             "evaluation": gate.payload["evaluation"],
             "declaration": gate.payload["declaration"],
             "trained_through": declared.trained_on[-1],
+            "files": stores.registry.model_digest(f"models:/{spec.name}/{version}"),
         },
         key=run_id,
         actor=origin.actor,

@@ -17,7 +17,16 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from mlops_provider.core.evidence import GENESIS, Record, canonical, digest, digest_of, first_break
+from mlops_provider.core.evidence import (
+    GENESIS,
+    IMPORTED_RECORD,
+    Record,
+    canonical,
+    digest,
+    digest_of,
+    first_break,
+    original,
+)
 from mlops_provider.core.names import Kind
 from mlops_provider.core.rollout import Traffic
 from mlops_provider.exceptions import ConcurrentWriteError, EvidenceError
@@ -100,13 +109,36 @@ class Ledger:
         """Newest record that :meth:`decide_once` made under *key*, whatever its inputs were."""
         return next(iter(self._decided(kind, key)[-1:]), None)
 
+    def import_record(self, record: Record, *, source: str, actor: str = "") -> Record:
+        """
+        Append a record of another ledger, whole and under its own ID; once, however often it is repeated.
+
+        :param record: The record as it stands there; :meth:`get` gives it back unchanged.
+        :param source: Environment whose ledger it comes from.
+        :raises EvidenceError: Its content does not match its digest, or another record has its ID. Not retried.
+        """
+        if record.digest != record.expected_digest:
+            raise EvidenceError(
+                f"Record {record.record_id!r} ({record.kind} of {record.model}) of {source} was changed after it was "
+                "written: its content does not match its digest."
+            )
+        about = {"from": source, IMPORTED_RECORD: record.as_json()}
+        found, _ = self._append(
+            Kind.IMPORT, record.model, about, record.record_id, actor, record.as_of, record_id=record.record_id
+        )
+        if original(found) != record:
+            raise EvidenceError(
+                f"The ledger at {self._database.shown} holds another record {record.record_id!r} than {source}."
+            )
+        return found
+
     def find(self, kind: str, key: str) -> Record | None:
         """The record of *kind* under *key*."""
         return self._first(records.c.kind == str(kind), records.c.key == key)
 
     def get(self, record_id: str) -> Record:
         """
-        The record with this ID.
+        The record with this ID; one that was imported, as it stood in its own ledger.
 
         :raises EvidenceError: There is none. Not retried.
         """
@@ -115,7 +147,7 @@ class Ledger:
             raise EvidenceError(
                 f"The ledger at {self._database.shown} has no record {record_id!r}. Is it another ledger?"
             )
-        return found
+        return original(found)
 
     def latest(self, kind: str, model: str) -> Record | None:
         """Newest record of *kind* about *model*."""
@@ -212,6 +244,8 @@ class Ledger:
         key: str | None,
         actor: str,
         as_of: datetime | str | None,
+        *,
+        record_id: str | None = None,
     ) -> tuple[Record, bool]:
         """Append; return the record under *key* and whether it is the one appended now."""
         text = canonical(payload)
@@ -233,7 +267,7 @@ class Ledger:
                     head = _newest(connection)
                     fields = about | {
                         "seq": head.seq + 1 if head else 1,
-                        "record_id": uuid.uuid4().hex,
+                        "record_id": record_id or uuid.uuid4().hex,
                         "recorded_at": datetime.now(UTC).isoformat(timespec="microseconds"),
                     }
                     previous = head.digest if head else GENESIS

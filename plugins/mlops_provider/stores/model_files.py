@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,6 +66,16 @@ def save(
             )
         except MlflowException as error:
             raise ConfigurationError(f"The model cannot be stored: {error.message}") from error
+
+
+def content_digest(folder: Path) -> str:
+    """SHA-256, in hex, over paths and contents of all files below *folder*."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        total.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
+        total.update(content)
+    return total.hexdigest()
 
 
 def load(folder: Path) -> Any:

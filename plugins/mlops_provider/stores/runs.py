@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -36,6 +37,23 @@ _PARAMS_PER_CALL = 100
 
 _RUN_ID = "mlops.run_id"
 """Parameter by which overlapping tries agree on a run: the one thing in MLflow that can be written only once."""
+
+
+_OWN = "mlops."
+"""How names of this package begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """
+    Parameters, metrics and tags of a run.
+
+    :param tags: Those of this package, but the one that makes the run unique.
+    """
+
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
 
 
 class Runs:
@@ -119,6 +137,14 @@ class Runs:
         tags = [InputTag("mlflow.data.context", context)]
         with self._explained():
             self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
+
+    def logged(self, run_id: str) -> Logged:
+        """What a run logged, without what this package keeps there for itself."""
+        with self._explained():
+            data = self._client.get_run(run_id).data
+        params = {name: value for name, value in data.params.items() if not name.startswith(_OWN)}
+        tags = {name: value for name, value in data.tags.items() if name.startswith(_OWN) and name != Tag.ORIGIN}
+        return Logged(params, dict(data.metrics), tags)
 
     def run_url(self, run_id: str, ui_url: str) -> str:
         """Address of a run's page in MLflow's UI."""

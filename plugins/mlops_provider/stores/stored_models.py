@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -51,11 +52,53 @@ class StoredModels(Runs):
         :return: Address of the model, ``models:/m-...``.
         :raises ConfigurationError: The model holds a type that is not trusted. Not retried.
         """
+
+        def save(folder: Path, model_id: str) -> None:
+            about = Model(run_id=run_id, model_id=model_id, model_uuid=model_id)
+            model_files.save(
+                model,
+                folder,
+                about,
+                example=example,
+                pip_requirements=pip_requirements,
+                trusted_types=trusted_types,
+                predict=predict,
+            )
+
+        return self._log_once(run_id, save)
+
+    def copy_model(self, run_id: str, files: Path) -> str:
+        """
+        Store the files of a model of another registry, byte by byte, as the model of a run.
+
+        A run has one model: if it has one already, that one is returned.
+
+        :param files: Folder that :meth:`download_model` filled.
+        :return: Address of the model, ``models:/m-...``.
+        """
+        return self._log_once(run_id, lambda folder, _: shutil.copytree(files, folder))
+
+    def download_model(self, model_uri: str, folder: Path) -> Path:
+        """Fetch all files of a model into *folder*, which is made; give the folder they are in."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return self._download(model_uri, "", str(folder))
+
+    def model_digest(self, model_uri: str) -> str:
+        """SHA-256, in hex, over the names and bytes of all files of a model."""
+        with tempfile.TemporaryDirectory() as folder:
+            return model_files.content_digest(self._download(model_uri, "", folder))
+
+    def _log_once(self, run_id: str, save: Callable[[Path, str], object]) -> str:
+        """
+        Let *save* fill a folder and store it as the run's model, unless the run has one.
+
+        :param save: Gets the folder, which it makes, and the ID of the model.
+        """
         with self._explained():
             run = self._client.get_run(run_id)
             if _MODEL_ID not in run.data.params:
                 try:
-                    self._store(run, model, example, pip_requirements, trusted_types, predict)
+                    self._store(run, save)
                 except MlflowException as error:  # unless another try was faster
                     if error.error_code not in _OVERTAKEN or _MODEL_ID not in self._params(run_id):
                         raise
@@ -80,29 +123,13 @@ class StoredModels(Runs):
             signature: ModelSignature | None = Model.load(str(self._download(model_uri, "/MLmodel", folder))).signature
         return signature
 
-    def _store(
-        self,
-        run: Run,
-        model: Any,
-        example: pd.DataFrame,
-        pip_requirements: Sequence[str],
-        trusted_types: Sequence[str],
-        predict: str,
-    ) -> None:
+    def _store(self, run: Run, save: Callable[[Path, str], object]) -> None:
         """Upload a model, complete, and only then say that it is the run's."""
         run_id = run.info.run_id
         made = self._client.create_logged_model(run.info.experiment_id, _MODEL_NAME, source_run_id=run_id)
         with tempfile.TemporaryDirectory() as parent:
             folder = Path(parent, _MODEL_NAME)
-            model_files.save(
-                model,
-                folder,
-                Model(run_id=run_id, model_id=made.model_id, model_uuid=made.model_id),
-                example=example,
-                pip_requirements=pip_requirements,
-                trusted_types=trusted_types,
-                predict=predict,
-            )
+            save(folder, made.model_id)
             self._client.log_model_artifacts(made.model_id, str(folder))
         self._client.log_param(run_id, _MODEL_ID, made.model_id)
 

@@ -1,0 +1,274 @@
+"""A version moves from staging to prod: the same bytes, the same evidence, nothing trained anew."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mlops_provider.cli.main import main
+from mlops_provider.core.evidence import GENESIS, canonical, digest, original
+from mlops_provider.core.names import Alias, Environment, Kind, Tag
+from mlops_provider.exceptions import EvidenceError, RolloutRefusedError
+from mlops_provider.steps import audit, monitor
+from mlops_provider.steps.approval import refuse_outdated, require_approval
+from mlops_provider.steps.promote import promote
+from mlops_provider.steps.provenance import provenance
+from mlops_provider.steps.score import score
+from mlops_provider.stores.suite import Stores
+from support.tiny import (
+    ANY_MODEL_PASSES,
+    FEBRUARY,
+    JANUARY,
+    MARCH,
+    MODEL,
+    Place,
+    ingest_months,
+    origin,
+    register_candidate,
+)
+
+
+@dataclass
+class Pair:
+    """Two environments with one source of data."""
+
+    staging: Place
+    prod: Place
+
+    def promote(self, version: str = "1") -> str:
+        return promote(
+            MODEL,
+            version,
+            source=self.staging.stores(),
+            destination=self.prod.stores(),
+            source_name="staging",
+            destination_name="prod",
+            origin=origin("promote_model"),
+        )
+
+
+def settle(stores: Stores, version: str) -> None:
+    now = stores.ledger.traffic(MODEL)
+    stores.ledger.propose_traffic(MODEL, {version: 100}, settled=True, expected_generation=now.generation if now else 0)
+    stores.registry.set_alias(MODEL, Alias.CHAMPION, version)
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Path:
+    """Staging with version 1 in service and version 2, which met it, registered; made once, copied for each test."""
+    folder = tmp_path_factory.mktemp("staging")
+    shutil.copy(empty_mlflow, folder)
+    place = Place(folder).declared(gate=ANY_MODEL_PASSES)
+    place.source.mkdir()
+    ingest_months(place, JANUARY, FEBRUARY)
+    assert register_candidate(place, FEBRUARY, "train-1") == "1"
+    settle(place.stores(), "1")
+    ingest_months(place, MARCH)
+    assert register_candidate(place, MARCH, "train-2") == "2"
+    return folder
+
+
+@pytest.fixture
+def pair(tmp_path: Path, registered: Path, empty_mlflow: Path) -> Pair:
+    """Staging keeps its tables, whose addresses are in its records; its databases are copied."""
+    prod = Place(tmp_path / "prod")
+    prod.folder.mkdir()
+    shutil.copy(empty_mlflow, prod.folder)
+    for name in ("ledger.db", "mlflow.db"):
+        source = sqlite3.connect(registered / name)
+        with sqlite3.connect(tmp_path / name) as copy:
+            source.backup(copy)
+        copy.close()
+        source.close()
+    staging = Place(
+        registered,
+        tables_uri=str(registered / "tables"),
+        registry_uri=f"sqlite:///{tmp_path}/mlflow.db",
+        ledger_url=f"sqlite:///{tmp_path}/ledger.db",
+    )
+    return Pair(staging, prod)
+
+
+def test_a_promoted_version_has_the_same_bytes_and_the_same_evidence(pair: Pair) -> None:
+    staging, prod = pair.staging.stores(), pair.prod.stores()
+    prod.ledger.append(Kind.LANDING, MODEL, {"rows": 1})
+
+    assert pair.promote() == "1"
+
+    assert prod.registry.model_digest(f"models:/{MODEL}/1") == staging.registry.model_digest(f"models:/{MODEL}/1")
+    imported = prod.ledger.history(Kind.IMPORT, MODEL)
+    assert [original(record).kind for record in imported] == [
+        Kind.DECLARATION,
+        Kind.TRAINING,
+        Kind.EVALUATION,
+        Kind.GATE,
+        Kind.REGISTRATION,
+    ]
+    for record in imported:
+        assert prod.ledger.get(record.record_id) == staging.ledger.get(record.record_id)
+    before, after = staging.registry.version(MODEL, "1"), prod.registry.version(MODEL, "1")
+    assert after.tags[Tag.GATE_RECORD] == before.tags[Tag.GATE_RECORD] == imported[3].record_id
+    assert after.tags[Tag.PROMOTED_FROM] == f"staging/{MODEL}/1"
+    assert prod.registry.aliases(MODEL) == {Alias.CHALLENGER: "1"}
+    assert prod.registry.logged(after.run_id).metrics == staging.registry.logged(before.run_id).metrics
+    assert audit.verify(prod).versions == 1
+    assert len(prod.ledger.history(Kind.TRAINING, MODEL)) == 0
+
+
+def test_promoting_twice_changes_nothing(pair: Pair) -> None:
+    pair.promote()
+    prod = pair.prod.stores()
+    head, versions = prod.ledger.head(), prod.registry.versions(MODEL)
+
+    assert pair.promote() == "1"
+
+    assert prod.ledger.head() == head
+    assert prod.registry.versions(MODEL) == versions
+
+
+def test_a_promoted_version_serves_scores_and_is_monitored_where_it_arrived(pair: Pair) -> None:
+    prod = pair.prod.stores()
+    pair.promote()
+    assert require_approval(prod.ledger, MODEL, "1").payload["passed"]
+    refuse_outdated(prod.ledger, MODEL, "1", None)
+    settle(prod, "1")
+    spec = pair.prod.spec()
+    shutil.copytree(pair.staging.source, pair.prod.source, dirs_exist_ok=True)
+    ingest_months(pair.prod, JANUARY, FEBRUARY, MARCH)
+
+    predictions = score(spec, prod, MARCH, origin=origin("score_batch"))
+    drift = monitor.detect_drift(spec, prod, MARCH, origin=origin("detect_drift"))
+
+    assert len(prod.tables.read(predictions)) == 600
+    compared = prod.ledger.get(drift).payload
+    assert compared["columns"]
+    assert compared["reference"]["table"].startswith(str(pair.prod.folder))
+    assert provenance(prod.ledger, MODEL, "1").trained_on == (JANUARY,)
+
+
+def test_a_version_without_a_passing_gate_is_refused(pair: Pair) -> None:
+    staging = pair.staging.stores()
+    run_id = staging.registry.version(MODEL, "1").run_id
+    verdict = staging.ledger.append(Kind.GATE, MODEL, {"passed": False, "run_id": run_id})
+    staging.ledger.append(
+        Kind.REGISTRATION, MODEL, {"version": "1", "run_id": run_id, "gate": verdict.record_id}, key="by hand"
+    )
+
+    with pytest.raises(RolloutRefusedError, match="no passing verdict"):
+        pair.promote()
+
+    assert pair.prod.stores().ledger.records() == []
+    assert pair.prod.stores().registry.versions(MODEL) == []
+
+
+def test_a_version_that_was_rolled_back_is_refused(pair: Pair) -> None:
+    pair.staging.stores().ledger.append(Kind.ROLLBACK, MODEL, {"refused": ["1"], "reason": "too late"})
+
+    with pytest.raises(RolloutRefusedError, match="was rolled back"):
+        pair.promote()
+
+
+def forge(ledger_file: Path, kind: str, **changes: object) -> None:
+    """Change the payload of a record, as somebody with the database's password could."""
+    with sqlite3.connect(ledger_file) as connection:
+        connection.execute("DROP TRIGGER mlops_records_no_update")
+        select = "SELECT seq, payload FROM mlops_records WHERE kind = ? ORDER BY seq"
+        seq, text = connection.execute(select, (kind,)).fetchone()
+        payload = json.dumps(json.loads(text) | changes, sort_keys=True, separators=(",", ":"))
+        connection.execute("UPDATE mlops_records SET payload = ? WHERE seq = ?", (payload, seq))
+    connection.close()
+
+
+def test_tampered_evidence_is_refused(pair: Pair, tmp_path: Path) -> None:
+    forge(tmp_path / "ledger.db", "evaluation", rows=1_000_000)
+
+    with pytest.raises(EvidenceError, match=r"breaks at record \d+ \(evaluation of bus_delays"):
+        pair.promote()
+
+    assert pair.prod.stores().ledger.records() == []
+
+
+def test_changed_files_are_refused(pair: Pair) -> None:
+    staging = pair.staging.stores()
+    source = Path(staging.registry.version(MODEL, "1").source.removeprefix("file://"))
+    file = source / "requirements.txt"
+    before = file.read_bytes()
+    file.write_bytes(before + b"evil\n")
+    try:
+        with pytest.raises(EvidenceError, match="changed in the artifact store"):
+            pair.promote()
+    finally:
+        file.write_bytes(before)
+
+
+def test_the_audit_finds_imported_evidence_that_was_changed(pair: Pair) -> None:
+    """Even if whoever changed it also mended the whole chain after it."""
+    pair.promote()
+    prod = pair.prod.stores()
+    records = prod.ledger.records()
+    with sqlite3.connect(pair.prod.folder / "ledger.db") as connection:
+        connection.execute("DROP TRIGGER mlops_records_no_update")
+        previous = GENESIS
+        for record in records:
+            fields = record.as_json()
+            if record.kind == Kind.IMPORT and original(record).kind == Kind.EVALUATION:
+                fields["payload"]["record"]["payload"]["rows"] = 1_000_000
+            names = ("seq", "record_id", "kind", "model", "key", "payload", "actor", "as_of", "recorded_at")
+            new = digest(previous, **{name: fields[name] for name in names})
+            connection.execute(
+                "UPDATE mlops_records SET payload = ?, previous = ?, digest = ? WHERE seq = ?",
+                (canonical(fields["payload"]), previous, new, record.seq),
+            )
+            previous = new
+    connection.close()
+
+    assert prod.ledger.verify() is None
+    with pytest.raises(EvidenceError, match="was changed on its way"):
+        audit.verify(Stores(ledger_url=prod.ledger_url))
+
+
+def test_a_version_replaces_what_it_met_in_its_own_environment_and_nothing_else(pair: Pair) -> None:
+    prod = pair.prod.stores()
+    # Promoted in the other order, so the numbers differ from those of staging.
+    assert (pair.promote("2"), pair.promote("1")) == ("1", "2")
+
+    refuse_outdated(prod.ledger, MODEL, "1", "2")
+    with pytest.raises(RolloutRefusedError, match="never compared with version 1, which serves here"):
+        refuse_outdated(prod.ledger, MODEL, "2", "1")
+
+
+def test_environments_must_not_share_a_ledger(pair: Pair) -> None:
+    pair.prod = Place(pair.prod.folder, ledger_url=pair.staging.ledger_url)
+
+    with pytest.raises(RolloutRefusedError, match="one ledger"):
+        pair.promote()
+
+
+def test_the_command_takes_environments_by_name(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(pair.prod.folder)
+    for variable in Environment:
+        monkeypatch.delenv(variable, raising=False)
+    staging, prod = pair.staging.stores(), pair.prod.stores()
+    monkeypatch.setenv("MLOPS_ENVIRONMENT", "staging")
+    monkeypatch.setenv("MLOPS_TABLES_URI", str(staging.tables_uri))
+    monkeypatch.setenv("MLOPS_REGISTRY_URI", str(staging.registry_uri))
+    monkeypatch.setenv("MLOPS_LEDGER_URL", str(staging.ledger_url))
+    words = ("promote", f"{MODEL}@1", "--from", "staging", "--to", "prod")
+
+    assert main(words) == 1
+    assert "set MLOPS_PROD_TABLES_URI, MLOPS_PROD_REGISTRY_URI, MLOPS_PROD_LEDGER_URL" in capsys.readouterr().err
+
+    monkeypatch.setenv("MLOPS_PROD_TABLES_URI", str(prod.tables_uri))
+    monkeypatch.setenv("MLOPS_PROD_REGISTRY_URI", str(prod.registry_uri))
+    monkeypatch.setenv("MLOPS_PROD_LEDGER_URL", str(prod.ledger_url))
+    assert main(words) == 0
+    assert f"{MODEL} version 1 of staging is version 1 of prod, not deployed." in capsys.readouterr().out
+    assert main(("promote", MODEL, "--from", "staging", "--to", "prod")) == 1
+    assert "such as flight_delays@3" in capsys.readouterr().err
