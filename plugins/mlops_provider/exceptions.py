@@ -9,6 +9,7 @@ What can go wrong, sorted by what the scheduler should do about it.
      │   ├─ MissingPartitionError
      │   ├─ DataRejectedError
      │   ├─ SourceError
+     │   ├─ BrokenContractError
      │   ├─ GateRejectedError
      │   ├─ NotApprovedError
      │   ├─ ServingCheckError
@@ -49,6 +50,10 @@ class DataRejectedError(PermanentError):
 
 class SourceError(PermanentError):
     """The source is missing, truncated or unreadable."""
+
+
+class BrokenContractError(PermanentError):
+    """A function of a use case does not keep what it promises."""
 
 
 class GateRejectedError(PermanentError):

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from packaging.requirements import Requirement
 from sklearn.base import BaseEstimator
 from sklearn.compose import make_column_transformer
+from sklearn.exceptions import NotFittedError
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 
 from mlops_provider.adapters import evaluation, tasks
@@ -148,6 +150,37 @@ def search(
         trials=len(study.trials),
         on_limit=_on_limit(best),
     )
+
+
+def estimator_problem(
+    build: Callable[[Mapping[str, Any]], Any], space: Callable[[optuna.Trial], Any], *, task: str, seed: int
+) -> tuple[str, str] | None:
+    """
+    Say what a use case's ``estimator`` and ``space`` do not give as they should; None if nothing.
+
+    :param task: "binary" or "regression".
+    :return: Which of the two, and the end of a sentence that begins with it.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    params = space(optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed)).ask())
+    if not isinstance(params, Mapping):
+        return "space", f"gives a {type(params).__name__}, expected a mapping of parameters."
+    made = build(dict(params))
+    needed = "predict_proba" if task == "binary" else "predict"
+    if not isinstance(made, BaseEstimator):
+        return "estimator", f"gives a {type(made).__name__}, expected a scikit-learn estimator."
+    if not hasattr(made, "fit") or not hasattr(made, needed):
+        return "estimator", f"gives a {type(made).__name__} without {needed}, which a {task} target needs."
+    if build(dict(params)) is made:
+        return (
+            "estimator",
+            "gives the same object twice: make a new estimator in each call, or tries share what they fit.",
+        )
+    try:
+        check_is_fitted(made)
+    except NotFittedError:
+        return None
+    return "estimator", "gives an estimator that is fitted already: fitting is what the training step does."
 
 
 def _on_limit(trial: optuna.trial.FrozenTrial) -> tuple[str, ...]:

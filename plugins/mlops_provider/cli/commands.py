@@ -82,6 +82,17 @@ COMMANDS: tuple[Command | Group, ...] = (
             option("--run-id", "continue an earlier run under its ID instead of starting a new one"),
         ),
     ),
+    Command(
+        "ci",
+        "check use cases as a pull request's CI does: lint, DAGs, contracts, the chain on a sample",
+        "ci:main",
+        (
+            Argument(("models",), {"help": "model.yaml files (default: include/*/model.yaml)", "nargs": "*"}),
+            option("--rows", "rows of a month, at most (default: %(default)s)", type=int, default=2000),
+            option("--trials", "parameter sets that the search tries (default: %(default)s)", type=int, default=2),
+            option("--junit", "write the result as JUnit XML to this file"),
+        ),
+    ),
     Group(
         "settings",
         "Airflow's connections, pools and variables from a file",
