@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-import xml.etree.ElementTree as ET
 
 from mlops_provider.exceptions import ConfigurationError, MLOpsError, NothingToDo
 
@@ -80,10 +80,10 @@ class Report:
 
         :raises ConfigurationError: The file can't be written. Not retried.
         """
-        root = ET.Element("testsuites", name="mlops ci", **_counts(self.checks))
+        root = ET.Element("testsuites", {"name": "mlops ci", **_counts(self.checks)})
         for stage in dict.fromkeys(check.stage for check in self.checks):
             checks = [check for check in self.checks if check.stage == stage]
-            suite = ET.SubElement(root, "testsuite", name=stage, **_counts(checks))
+            suite = ET.SubElement(root, "testsuite", {"name": stage, **_counts(checks)})
             for check in checks:
                 case = ET.SubElement(
                     suite, "testcase", classname=check.subject, name=check.name, time=f"{check.seconds:.3f}"

@@ -64,6 +64,8 @@ def option(name: str, help: str, **options: Any) -> Argument:
 
 MODEL = option("--model", "the model.yaml to work with (default: %(default)s)", default=DEFAULT_MODEL_YAML)
 
+REGISTRY_DATABASE = option("--registry-database", "database behind MLflow (default: the registry, if it is one)")
+
 COMMANDS: tuple[Command | Group, ...] = (
     Command(
         "doctor",
@@ -137,6 +139,32 @@ COMMANDS: tuple[Command | Group, ...] = (
             option("--from", "environment it comes from, such as staging", dest="source", required=True),
             option("--to", "environment it goes to, such as prod", dest="destination", required=True),
         ),
+    ),
+    Command(
+        "backup",
+        "copy ledger, tables, registry, reports and undelivered predictions into one folder",
+        "backup:main",
+        (
+            Argument(("folder",), {"help": "where to; a new or empty folder"}),
+            REGISTRY_DATABASE,
+            flag("--verify", "make none; look whether the one in the folder is whole"),
+        ),
+    ),
+    Command(
+        "restore",
+        "fill an empty place with a backup",
+        "backup:restore",
+        (
+            Argument(("folder",), {"help": "folder of the backup"}),
+            REGISTRY_DATABASE,
+            option("--artifacts", "where MLflow's files go that were in a folder (default: beside an SQLite database)"),
+        ),
+    ),
+    Command(
+        "upgrade",
+        "bring ledger and tables of an older version of this package to this one's layout",
+        "upgrade:main",
+        (flag("--dry-run", "say what would be done, change nothing"),),
     ),
     Command(
         "serve",

@@ -44,7 +44,12 @@ def parsed(file: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"file": str(file), "problem": "", "dags": [], "heavy": []}
     entered: list[DAG] = []
     enter = DAG.__enter__
-    DAG.__enter__ = lambda dag: entered.append(dag) or enter(dag)  # type: ignore[method-assign,func-returns-value]
+
+    def note(dag: DAG) -> DAG:
+        entered.append(dag)
+        return enter(dag)
+
+    DAG.__enter__ = note  # type: ignore[method-assign,assignment]
     try:
         spec = importlib.util.spec_from_file_location(f"mlops_ci_dag_{file.stem}", file)
         assert spec is not None

@@ -31,7 +31,6 @@ def main(arguments: argparse.Namespace) -> int:
         destination_name=arguments.destination,
         origin=origin_of("promote_model", stage="promote"),
     )
-    print(
-        f"{model} version {version} of {arguments.source} is version {arrived} of {arguments.destination}, not deployed."
-    )
+    there = f"version {arrived} of {arguments.destination}"
+    print(f"{model} version {version} of {arguments.source} is {there}, not deployed.")
     return 0

@@ -128,14 +128,22 @@ def first_break(records: Iterable[Record]) -> tuple[Record, str] | None:
 
     :param records: The whole ledger, oldest first. Streamed: only one record is held at a time.
     """
-    previous, seq = GENESIS, 0
+    before: Record | None = None
     for record in records:
-        if record.seq <= seq:
-            return record, f"it stands at position {record.seq}, after position {seq}: the order was changed"
-        if record.previous != previous:
-            where = "the first record" if previous == GENESIS else f"record {seq}"
-            return record, f"it does not follow {where}: a record before it was removed, inserted or changed"
-        if record.digest != record.expected_digest:
-            return record, "its content does not match its digest: it was changed after it was written"
-        previous, seq = record.digest, record.seq
+        if reason := break_at(record, before):
+            return record, reason
+        before = record
+    return None
+
+
+def break_at(record: Record, before: Record | None) -> str | None:
+    """Say why *record* does not continue the chain after *before* (None: it is the first); None if it does."""
+    seq, previous = (before.seq, before.digest) if before else (0, GENESIS)
+    if record.seq <= seq:
+        return f"it stands at position {record.seq}, after position {seq}: the order was changed"
+    if record.previous != previous:
+        where = f"record {seq}" if before else "the first record"
+        return f"it does not follow {where}: a record before it was removed, inserted or changed"
+    if record.digest != record.expected_digest:
+        return "its content does not match its digest: it was changed after it was written"
     return None

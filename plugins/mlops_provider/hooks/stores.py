@@ -63,9 +63,9 @@ def stores_of(environment: str, *, tables_conn_id: str, registry_conn_id: str, l
     """
     Stores of a named environment.
 
-    The environment that ``MLOPS_ENVIRONMENT`` names is this one: its stores are behind the connections themselves. Those
-    of another one are where its variables say (``MLOPS_PROD_LEDGER_URL``, …), else behind the connections
-    named after it: ``mlops_ledger__prod``.
+    The environment that ``MLOPS_ENVIRONMENT`` names is this one: its stores are behind the connections
+    themselves. Those of another one are where its variables say (``MLOPS_PROD_LEDGER_URL``, …), else behind the
+    connections named after it: ``mlops_ledger__prod``.
     """
     if os.environ.get(names.Environment.NAME) == environment:
         suffix = ""

@@ -187,7 +187,7 @@ class FeatureContract:
             return
         by_rows = differs.sum().sort_values(ascending=False, kind="stable")
         named = ", ".join(repr(name) for name in by_rows.index[by_rows > 0][:10])
-        row = int(self.computed.index.get_loc(expected.index[rows[0]])) + 1
+        row = int(self.computed.index.get_indexer(expected.index[rows[:1]])[0]) + 1
         more = f" and {len(rows) - 1:,} more" if len(rows) > 1 else ""
         raise BrokenContractError(
             f"{self.where} changes row {row} of {len(self.computed):,}{more} (column {named}) {when}. {advice}"
@@ -264,8 +264,11 @@ def _differs(before: pd.Series[Any], after: pd.Series[Any]) -> np.ndarray[Any, A
     missing = before.isna().to_numpy() & after.isna().to_numpy()
     if pd.api.types.is_numeric_dtype(before) and pd.api.types.is_numeric_dtype(after):
         left, right = (column.to_numpy(dtype="float64", na_value=np.nan) for column in (before, after))
-        return ~(np.isclose(left, right, rtol=RELATIVE, atol=ABSOLUTE) | missing)
-    return ~((before.to_numpy() == after.to_numpy()) | missing)
+        equal = np.isclose(left, right, rtol=RELATIVE, atol=ABSOLUTE)
+    else:
+        equal = np.asarray(before.to_numpy() == after.to_numpy(), dtype=bool)
+    different: np.ndarray[Any, Any] = np.logical_not(equal | missing)
+    return different
 
 
 def _changed_columns(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:

@@ -122,14 +122,12 @@ def _evidence(source: Stores, model: str, version: str, where: str) -> tuple[Rec
     registration = registration_of(ledger, model, version)
     assert registration is not None  # or it would not be approved
     registered = source.registry.version(model, version)
-    if (
-        registered.tags.get(Tag.LEDGER_HEAD) != registration.digest
-        or registered.run_id != registration.payload["run_id"]
-    ):
+    tag, run_id = registered.tags.get(Tag.LEDGER_HEAD), registration.payload["run_id"]
+    if tag != registration.digest or registered.run_id != run_id:
         raise EvidenceError(
-            f"{where} is not promoted: in MLflow it is run {registered.run_id!r} with the tag {Tag.LEDGER_HEAD} "
-            f"{registered.tags.get(Tag.LEDGER_HEAD)}, the ledger registered run {registration.payload['run_id']!r} with "
-            f"{registration.digest}. `mlops audit verify` in that environment tells more."
+            f"{where} is not promoted: in MLflow it is run {registered.run_id!r} with the tag {Tag.LEDGER_HEAD} {tag}, "
+            f"the ledger registered run {run_id!r} with {registration.digest}. `mlops audit verify` in that "
+            "environment tells more."
         )
     declaration = ledger.get(registration.payload["declaration"])
     searches = [

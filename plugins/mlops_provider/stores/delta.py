@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from pyarrow.dataset import field
 
 from mlops_provider.core.names import PARTITION
 from mlops_provider.exceptions import SourceError, StoreUnavailableError
+from mlops_provider.stores import layouts
 
 Options = Mapping[str, str]
 
@@ -51,13 +53,16 @@ def opened(uri: str, options: Options, version: int | None = None) -> DeltaTable
     :raises SourceError: No such table or version. Not retried.
     """
     try:
-        return DeltaTable(uri, version=version, storage_options=dict(options) or None)
+        handle = DeltaTable(uri, version=version, storage_options=dict(options) or None)
     except TableNotFoundError as error:
         raise SourceError(f"There is no table at {uri}: the step that writes it has not run yet.") from error
     except DeltaError as error:
         if "end version" not in str(error):
             raise
         raise SourceError(f"{uri} has no version {version}: was the table replaced by another one?") from error
+    if version is None:
+        layouts.require_current(uri, handle)
+    return handle
 
 
 def created(uri: str, options: Options, schema: pa.Schema) -> DeltaTable:
@@ -69,6 +74,7 @@ def created(uri: str, options: Options, schema: pa.Schema) -> DeltaTable:
             schema,
             mode="ignore",
             partition_by=[PARTITION] if PARTITION in schema.names else None,
+            description=layouts.mark(),
             configuration=_CONFIGURATION,
             storage_options=dict(options) or None,
             commit_properties=CommitProperties(max_commit_retries=0),
@@ -112,6 +118,21 @@ def _is(partition: str) -> str:
 def schema(handle: DeltaTable) -> pa.Schema:
     """Columns of the table as Arrow types."""
     return pa.schema(handle.schema().to_arrow())
+
+
+_MOVED_FROM = "mlops.moved_from"
+"""Table property: JSON list of the addresses at which the same table was before; records may name it by one of them."""
+
+
+def former_addresses(handle: DeltaTable) -> list[str]:
+    """Addresses that the table had before it was restored elsewhere."""
+    return list(json.loads(handle.metadata().configuration.get(_MOVED_FROM) or "[]"))
+
+
+def note_moved(handle: DeltaTable, former: str) -> None:
+    """Add an address to those that the table had; its versions stay readable under their numbers."""
+    addresses = sorted({*former_addresses(handle), former})
+    handle.alter.set_table_properties({_MOVED_FROM: json.dumps(addresses)}, raise_if_not_exists=False)
 
 
 def partitions(handle: DeltaTable) -> list[str]:

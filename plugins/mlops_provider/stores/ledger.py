@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -172,9 +172,37 @@ class Ledger:
 
     def verify(self) -> tuple[Record, str] | None:
         """Return the first record at which the chain does not hold, and why; None if it holds."""
+        return chain_break(self._database)
+
+    def everything(self) -> Iterator[Record]:
+        """Every record, oldest first, as one moment had them; only some are held in memory."""
         with self._database.reading() as connection:
             rows = connection.execution_options(yield_per=_PAGE).execute(sa.select(records).order_by(records.c.seq))
-            return first_break(_record(row, lenient=True) for row in rows)
+            yield from map(_record, rows)
+
+    def restore(self, kept: Iterable[Record]) -> int:
+        """
+        Fill an empty ledger with the records of another one, all or none; the chain stays as it was.
+
+        :return: How many there are.
+        :raises EvidenceError: The ledger holds records already, or the chain of *kept* breaks. Not retried.
+        """
+        count = 0
+
+        def inserted(connection: sa.Connection) -> Iterator[Record]:
+            nonlocal count
+            for record in kept:
+                connection.execute(sa.insert(records).values(record.as_json() | {"payload": canonical(record.payload)}))
+                count += 1
+                yield record
+
+        with self._database.writing(queued=True) as connection:
+            if _newest(connection) is not None:
+                raise EvidenceError(f"The ledger at {self._database.shown} is not empty: records are never replaced.")
+            if broken := first_break(inserted(connection)):
+                record, reason = broken
+                raise EvidenceError(f"The chain breaks at record {record.seq} ({record.record_id}): {reason}.")
+        return count
 
     def traffic(self, model: str) -> Traffic | None:
         """Desired traffic of *model* now; None before its first rollout."""
@@ -297,6 +325,13 @@ class Ledger:
         newest = sa.select(records).where(*conditions).order_by(records.c.seq.desc()).limit(limit)
         with self._database.reading() as connection:
             return [_record(row) for row in connection.execute(newest)][::-1]
+
+
+def chain_break(database: Database) -> tuple[Record, str] | None:
+    """Return the first record at which the chain does not hold, and why; None if it holds. Also of an older schema."""
+    with database.reading() as connection:
+        rows = connection.execution_options(yield_per=_PAGE).execute(sa.select(records).order_by(records.c.seq))
+        return first_break(_record(row, lenient=True) for row in rows)
 
 
 def _newest(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> Record | None:

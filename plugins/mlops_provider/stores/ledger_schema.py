@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Callable, Mapping
 
 import sqlalchemy as sa
 
@@ -70,6 +71,13 @@ _SQLITE_TRIGGERS = (
     BEGIN SELECT RAISE(ABORT, 'the ledger is append-only: a new record follows the newest one'); END
     """,
 )
+_TRIGGERS = (
+    "mlops_records_no_update",
+    "mlops_records_no_delete",
+    "mlops_records_in_line",
+    "mlops_records_no_change",
+    "mlops_records_no_truncate",
+)
 _POSTGRES_TRIGGERS = (
     """
     CREATE OR REPLACE FUNCTION mlops_append_only() RETURNS trigger LANGUAGE plpgsql AS
@@ -95,21 +103,71 @@ def prepare(database: Database) -> None:
     """
     if database.dialect == "sqlite":
         _use_write_ahead_log(database)
-    if _found_version(database) is None:
+    if found_version(database) is None:
         _create(database)
-    if (found := _found_version(database)) != SCHEMA_VERSION:
+    found = found_version(database) or 0
+    if found < SCHEMA_VERSION:
+        raise EvidenceError(
+            f"The ledger at {database.shown} has schema version {found}; this package reads {SCHEMA_VERSION}. "
+            "Upgrade it once nothing else uses it: mlops upgrade (--dry-run tells what would be done)."
+        )
+    refuse_newer(database)
+
+
+def refuse_newer(database: Database) -> None:
+    """
+    Keep away from a ledger that a newer package made.
+
+    :raises EvidenceError: It is one. Not retried.
+    """
+    if (found := found_version(database) or 0) > SCHEMA_VERSION:
         raise EvidenceError(
             f"The ledger at {database.shown} has schema version {found}; this package reads {SCHEMA_VERSION}. "
             "Install the package version that wrote it, or point MLOPS_LEDGER_URL at a new ledger."
         )
 
 
-def _found_version(database: Database) -> int | None:
+def pending(database: Database) -> list[str]:
+    """
+    What an upgrade of the ledger would do, one sentence each; none if it is of this schema, or not there yet.
+
+    :raises EvidenceError: A newer package made it. Not retried.
+    """
+    refuse_newer(database)
+    found = found_version(database)
+    if found is None:
+        return []
+    return [f"schema {step} to {step + 1}: {_UPGRADES[step][0]}" for step in range(found, SCHEMA_VERSION)]
+
+
+def upgrade(database: Database) -> None:
+    """
+    Bring the ledger to this schema, in one transaction; no record is changed.
+
+    :raises EvidenceError: A newer package made it. Not retried.
+    :raises StoreUnavailableError: The database is away or busy. Retried.
+    """
+    refuse_newer(database)
+    with database.writing(queued=True) as connection:
+        found = _version_in(connection)
+        if found is None:
+            return
+        for step in range(found, SCHEMA_VERSION):
+            _UPGRADES[step][1](connection)
+            connection.execute(sa.insert(_about).values(schema_version=step + 1))
+
+
+def found_version(database: Database) -> int | None:
     """Schema version of what is there, 0 if it names none; None if nothing is there."""
     with database.reading() as connection:
-        if not sa.inspect(connection).has_table(_about.name):
-            return None
+        return _version_in(connection)
+
+
+def _version_in(connection: sa.Connection) -> int | None:
+    there = sa.inspect(connection)
+    if there.has_table(_about.name):
         return connection.scalar(sa.select(sa.func.max(_about.c.schema_version))) or 0
+    return 0 if there.has_table(records.name) else None
 
 
 def _create(database: Database) -> None:
@@ -117,9 +175,38 @@ def _create(database: Database) -> None:
         if sa.inspect(connection).has_table(_about.name):
             return  # somebody else was first
         _metadata.create_all(connection)
-        for trigger in _SQLITE_TRIGGERS if database.dialect == "sqlite" else _POSTGRES_TRIGGERS:
-            connection.exec_driver_sql(trigger)
+        _guard(connection)
         connection.execute(sa.insert(_about).values(schema_version=SCHEMA_VERSION))
+
+
+def _guard(connection: sa.Connection) -> None:
+    """Let the database itself keep the records append-only."""
+    for trigger in _SQLITE_TRIGGERS if connection.dialect.name == "sqlite" else _POSTGRES_TRIGGERS:
+        connection.exec_driver_sql(trigger)
+
+
+def _drop_guard(connection: sa.Connection) -> None:
+    on = "" if connection.dialect.name == "sqlite" else f" ON {records.name}"
+    for name in _TRIGGERS:
+        connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {name}{on}")
+
+
+def _to_1(connection: sa.Connection) -> None:
+    """The records are there; the rest is made around them."""
+    _metadata.create_all(connection)
+    for index in records.indexes:
+        index.create(connection, checkfirst=True)
+    _drop_guard(connection)
+    _guard(connection)
+
+
+_UPGRADES: Mapping[int, tuple[str, Callable[[sa.Connection], None]]] = {
+    0: (
+        "note the schema's version, make the tables that are missing, and let triggers keep records append-only",
+        _to_1,
+    ),
+}
+"""What leads from a schema version to the next one. A new schema adds an entry; it never changes a record."""
 
 
 def _use_write_ahead_log(database: Database) -> None:

@@ -8,20 +8,22 @@ it plus one; Delta refuses the second of two commits under one number. So the tr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pandas as pd
-from deltalake import Transaction
+from deltalake import DeltaTable, Transaction
 
 from mlops_provider.core.evidence import digest_of
 from mlops_provider.core.names import PARTITION
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import ConcurrentWriteError, ConfigurationError, SourceError
-from mlops_provider.stores import delta, frames
+from mlops_provider.stores import delta, frames, layouts
+from mlops_provider.stores.trees import Tree
 
 _PARTITION = "mlops.partition"
 _CONTENT = "mlops.content"
@@ -149,7 +151,7 @@ class Tables:
         :raises StoreUnavailableError: The store cannot be reached. Retried.
         """
         reference = source if isinstance(source, TableRef) else TableRef(source, -1)
-        uri, version = reference.table, reference.version
+        uri, version = self._address(reference.table), reference.version
         if partitions is None and reference.partition is not None:
             partitions = [reference.partition]
         with delta.explained(uri):
@@ -159,6 +161,42 @@ class Tables:
             if unknown := [name for name in wanted if name not in there]:
                 raise SourceError(f"{uri}, version {handle.version()}, has no column {frames.named(unknown)}.")
             return frames.as_frame(delta.scanned(handle, wanted, partitions))
+
+    def all(self) -> list[str]:
+        """Addresses of all tables of all models, in their order."""
+        ends = f"/_delta_log/{0:020}.json"
+        return [f"{self.root}/{name.removesuffix(ends)}" for name in Tree(self.root).names() if name.endswith(ends)]
+
+    def pending_upgrades(self, uri: str) -> list[tuple[str, Callable[[], None]]]:
+        """
+        What a table still needs to have this package's layout: in words, and what does it.
+
+        :raises ConfigurationError: A newer package made it. Not retried.
+        """
+        options = self.storage_options
+        with delta.explained(uri):
+            handle = DeltaTable(uri, storage_options=options or None)
+            steps = layouts.pending(uri, handle)
+
+        def apply(step: layouts.Step) -> None:
+            with delta.explained(uri):
+                step.apply(handle, options)
+                handle.alter.set_table_description(layouts.mark(layouts.STEPS.index(step) + 1))
+
+        return [(step.does, partial(apply, step)) for step in steps]
+
+    def note_moved(self, uri: str, former: str) -> None:
+        """Let references that name a table by its *former* address find it where it is now."""
+        with delta.explained(uri):
+            delta.note_moved(delta.opened(uri, self.storage_options), former)
+
+    def _address(self, recorded: str) -> str:
+        """Where a table is: at the recorded address, unless it was restored from there to here."""
+        if recorded.startswith(f"{self.root}/"):
+            return recorded
+        here = f"{self.root}/{'/'.join(recorded.split('/')[-2:])}"
+        handle = delta.existing(here, self.storage_options)
+        return here if handle and recorded in delta.former_addresses(handle) else recorded
 
     def exists(self, uri: str) -> bool:
         """Whether there is a table at this address."""

@@ -1,0 +1,264 @@
+"""``mlops ci``: green on a sound use case; each kind of breakage is red at its own stage, in words."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import textwrap
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from mlops_provider.cli.main import main
+from mlops_provider.core.names import Environment
+from support.tiny import FEBRUARY, JANUARY, MARCH, USE_CASE, Place, write_month
+
+FEATURES = '''
+"""Features."""
+
+import pandas as pd
+
+
+def features(frame, history, as_of):
+    """Return the features."""
+    known = frame[["trip", "started", "line", "distance", "rain"]].assign(rain_before=-1.0)
+    {body}
+    return known
+'''
+DAG_FILE = '''
+"""A DAG."""
+
+{imports}
+from airflow.sdk import DAG
+
+with DAG("a_dag", schedule=None):
+    {body}
+'''
+
+
+@pytest.fixture
+def project(place: Place, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A team's checkout with one use case, in the current folder."""
+    for variable in (*Environment, "MLOPS_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    for month in (JANUARY, FEBRUARY, MARCH):
+        write_month(place.source, month)
+    folder = place.folder / "include" / "tiny"
+    shutil.copytree(USE_CASE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.chdir(place.folder)
+    return folder
+
+
+def edit(file: Path, before: str, after: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert before in text
+    file.write_text(text.replace(before, after), encoding="utf-8")
+
+
+def red(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    """Run it; give the lines that say what is red, and the stages that were reached."""
+    assert main(("ci", "--rows", "200", *words)) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == "Red."
+    assert sum("RED" in line for line in said) == 1
+    return [line for line in said if line.split(":")[0] in ("lint", "dags", "contracts", "chain")]
+
+
+@pytest.mark.slow
+def test_a_sound_use_case_is_green_from_lint_to_drift(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(path.name for path in Path.cwd().iterdir())
+
+    assert main(("ci", "--rows", "400", "--junit", "out/ci.xml")) == 0
+
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1].startswith("Green: ")
+    suites = {suite.get("name"): suite for suite in ET.parse("out/ci.xml").getroot()}
+    assert list(suites) == ["lint", "dags", "contracts", "chain"]
+    assert {suite.get("failures") for suite in suites.values()} == {"0"}
+    steps = [case.get("name") for case in suites["chain"]]
+    assert steps[:3] == ["2013-01 land_data", "2013-01 validate_data", "2013-01 build_features"]
+    for step in ("register_model", "check_serving", "deploy_model"):
+        assert f"2013-02 {step}" in steps
+    for step in ("score_batch", "record_outcomes", "measure_performance", "detect_drift", "decide_retrain"):
+        assert f"2013-03 {step}" in steps
+    # Nothing but the report is left behind, in the checkout or in the environment.
+    assert sorted({path.name for path in Path.cwd().iterdir()} - {"out", ".ruff_cache"}) == before
+
+
+LINT = {
+    "syntax": ("features.py", "return known.assign", "return known.assign((", r"features\.py:.* is not valid Python"),
+    "missing module": ("data.py", "import pandas as pd", "import pandos as pd", "needs the module 'pandos'"),
+    "import that fails": (
+        "model.py",
+        "def estimator",
+        "1 / 0\n\n\ndef estimator",
+        r"ZeroDivisionError at model\.py:\d+",
+    ),
+    "signature": (
+        "features.py",
+        "(frame: pd.DataFrame, history: pd.DataFrame, as_of: datetime)",
+        "(frame: pd.DataFrame, as_of: datetime)",
+        r"is called as features\(frame, history, as_of\)",
+    ),
+    "declaration": ("model.yaml", "label_lag_days: 2", "label_lag_days: two", r"model\.yaml:\d+: .*label_lag_days"),
+    "expectation": (
+        "expectations.yaml",
+        "expect_table_row_count_to_be_between",
+        "expect_rows",
+        r"expectations\.yaml:\d+",
+    ),
+    "style": ("data.py", "import os\n", "import os\nimport sys\n", r"data\.py:\d+:\d+: F401"),
+}
+
+
+@pytest.mark.parametrize("kind", LINT)
+def test_what_needs_no_data_is_red_at_lint(kind: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, before, after, expected = LINT[kind]
+    edit(project / file, before, after)
+
+    said = "\n".join(red(capsys))
+
+    assert said.startswith("lint: ")
+    assert re.search(expected, said), said
+
+
+DAGS = {
+    "a connection": (
+        "from airflow.sdk import BaseHook",
+        'BaseHook.get_connection("warehouse")',
+        "looks up 'warehouse' while the file is parsed",
+    ),
+    "a variable": ("from airflow.sdk import Variable", 'Variable.get("limit")', "looks up 'limit' while"),
+    "an ML library": ("import pandas", "pandas.DataFrame()", "loads numpy, pandas"),
+    "an error": ("", "unknown_name()", "a_dag.py:8: NameError: name 'unknown_name' is not defined"),
+}
+
+
+@pytest.mark.parametrize("kind", DAGS)
+def test_a_dag_file_that_would_not_parse_in_production_is_red(
+    kind: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imports, body, expected = DAGS[kind]
+    Path("dags").mkdir()
+    Path("dags/a_dag.py").write_text(DAG_FILE.format(imports=imports, body=body), encoding="utf-8")
+
+    [said] = red(capsys)
+
+    assert said.startswith("dags: ")
+    assert expected in said
+
+
+CONTRACTS = {
+    "a mean over the month": (
+        'known["rain"] -= frame["rain"].mean()',
+        r"features\.py:features changes row \d+ of \d+.* \(column 'rain'\) when later rows are removed\. It reads",
+    ),
+    "the next row": (
+        'known["distance"] = frame["distance"].shift(-1)',
+        r"changes row \d+ of \d+.* \(column 'distance'\) when later rows are \w+\. It reads the future",
+    ),
+    "a rank among all rows": (
+        'known["distance"] = frame["distance"].rank()',
+        r"column 'distance'\) when later rows are removed",
+    ),
+    "a later row's value, with a fallback": (
+        'known["rain"] = frame["rain"].where(frame.index < len(frame) - 1, 0.0) + frame["distance"].iloc[-1]',
+        r"column 'rain'\) when later rows are removed",
+    ),
+    "chance": (
+        'import numpy; known["rain"] = numpy.random.random(len(known))',
+        r"changes row 1 of \d+ and [\d,]+ more \(column 'rain'\) when it is called again with the same rows",
+    ),
+    "a column that is missing": ('known = known.drop(columns="rain")', "column 'rain' is missing"),
+    "a column of another type": ('known["rain"] = known["rain"].astype(str)', "'rain' is .*, declared as numeric"),
+    "rows that are lost": ("known = known.head(10)", r"10 rows for \d+ clean ones"),
+    "a changed argument": ('frame["rain"] = 0.0', r"changes its argument 'frame' \(rain\): work on a copy"),
+    "a changed history": ('history.drop(columns="rain", inplace=True)', r"changes its argument 'history' \(rain\)"),
+    "an error": ('known["snow"].mean()', r"features\.py:features fails: KeyError at features\.py:\d+: 'snow'"),
+    "nothing in a column": ('known["rain"] = float("nan")', "gives no value at all in 'rain'"),
+}
+
+
+@pytest.mark.parametrize("kind", CONTRACTS)
+def test_a_broken_feature_function_is_red_at_contracts(
+    kind: str, project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body, expected = CONTRACTS[kind]
+    (project / "features.py").write_text(FEATURES.format(body=body), encoding="utf-8")
+    Path("ruff.toml").write_text('[lint]\nselect = ["E9"]\n', encoding="utf-8")
+
+    [said] = red(capsys)
+
+    assert said.startswith("contracts: ")
+    assert re.search(expected, said), said
+
+
+ESTIMATORS = {
+    "no estimator": ("return {}", "model.py:estimator gives a dict, expected a scikit-learn estimator"),
+    "no probabilities": (
+        "from sklearn.linear_model import Ridge; return Ridge()",
+        "gives a Ridge without predict_proba, which a binary target needs",
+    ),
+    "one for all": ("return SHARED", "gives the same object twice"),
+    "fitted": ("return type(SHARED)(strategy='prior').fit([[0], [1]], [0, 1])", "is fitted already"),
+    "an error": ("raise LookupError('no such thing')", "model.py:estimator or model.py:space fails: LookupError"),
+}
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_a_broken_estimator_is_red_at_contracts(kind: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body, expected = ESTIMATORS[kind]
+    code = f'''
+    """An estimator."""
+
+    from sklearn.dummy import DummyClassifier
+
+    SHARED = DummyClassifier()
+
+
+    def estimator(params):
+        """Return it."""
+        {body}
+
+
+    def space(trial):
+        """Return parameters."""
+        return {{}}
+    '''
+    (project / "model.py").write_text(textwrap.dedent(code), encoding="utf-8")
+    Path("ruff.toml").write_text('[lint]\nselect = ["E9"]\n', encoding="utf-8")
+
+    [said] = red(capsys)
+
+    assert said.startswith("contracts: ")
+    assert expected in said
+
+
+@pytest.mark.slow
+def test_what_only_the_chain_shows_is_red_there_and_told_to_the_ci_system(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(project / "data.py", 'astype("int64")', 'astype("int64") + 1')
+
+    [said] = red(capsys, "--junit", "ci.xml")
+
+    assert said.startswith("chain: declare_gate: ")
+    [failure] = ET.parse("ci.xml").getroot().iter("failure")
+    assert said == f"chain: {failure.text}"
+
+
+def test_stages_after_a_red_one_are_not_run(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(project / "model.yaml", "owner: tests", "owners: tests")
+
+    red(capsys, "--junit", "ci.xml")
+
+    suites = {suite.get("name"): suite for suite in ET.parse("ci.xml").getroot()}
+    assert list(suites) == ["lint", "dags", "contracts", "chain"]
+    assert [suites[name].get("skipped") for name in ("dags", "contracts", "chain")] == ["1", "1", "1"]
+
+
+def test_without_a_use_case_it_says_what_to_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert main(("ci",)) == 1
