@@ -174,11 +174,11 @@ def load_spec(path: str | os.PathLike[str]) -> ModelSpec:
         stat = file.stat()
     except OSError as error:
         raise SpecError(f"{file}: cannot be read: {error.strerror}.") from error
-    return _load(file, stat.st_mtime_ns, stat.st_size)
+    return _load(file, file.absolute(), stat.st_mtime_ns, stat.st_size)
 
 
 @functools.lru_cache(maxsize=64)
-def _load(path: Path, _changed: int, _size: int) -> ModelSpec:
+def _load(path: Path, _place: Path, _changed: int, _size: int) -> ModelSpec:
     document = Document(path)
     spec = document.check(ModelSpec)
     spec._path = path.resolve()  # noqa: SLF001 - not declared in the yaml, hence no field

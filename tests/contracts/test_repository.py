@@ -18,6 +18,7 @@ from typing import Any
 
 import compose
 import pytest
+import yaml
 from packaging.utils import canonicalize_name
 
 from mlops_provider.core import names
@@ -320,3 +321,37 @@ def test_every_link_between_pages_leads_somewhere(tracked: dict[Path, str]) -> N
     ]
 
     assert broken == []
+
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.y*ml"))
+
+
+def workflow_check(file: Path) -> subprocess.CompletedProcess[str]:
+    """Hold a file against GitHub's schema of workflows, as packed with the checker: nothing is fetched."""
+    command = (sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", str(file))
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda file: file.name)
+def test_a_workflow_is_valid_and_pins_its_actions(workflow: Path) -> None:
+    run = workflow_check(workflow)
+
+    assert run.returncode == 0, run.stdout
+    used = re.findall(r"uses:\s*(\S+)", workflow.read_text(encoding="utf-8"))
+    assert used
+    assert [action for action in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action)] == []
+
+
+def test_a_workflow_calls_what_a_person_calls() -> None:
+    [workflow] = WORKFLOWS
+    jobs = yaml.safe_load(workflow.read_text(encoding="utf-8"))["jobs"].values()
+    commands = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
+
+    assert "./.ci/run" in commands
+    assert any(command.startswith(".venv/bin/mlops ci") for command in commands)
+
+
+def test_not_every_workflow_would_be_valid(tmp_path: Path) -> None:
+    (tmp_path / "wrong.yml").write_text("on: push\njobs: {one: {runs-on: ubuntu-24.04, step: []}}\n", encoding="utf-8")
+
+    assert workflow_check(tmp_path / "wrong.yml").returncode != 0

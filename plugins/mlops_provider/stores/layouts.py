@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,11 +27,35 @@ class Step:
 
     table: str
     does: str
-    apply: Callable[[DeltaTable, Mapping[str, str]], None]
+    apply: Callable[[DeltaTable], None]
+
+
+def renamed(before: str, after: str) -> Callable[[DeltaTable], None]:
+    """Give a column another name, in one commit, streamed; nothing happens if it has it already."""
+
+    def apply(handle: DeltaTable) -> None:
+        import pyarrow as pa
+        from deltalake import write_deltalake
+
+        dataset = handle.to_pyarrow_dataset()
+        if before not in dataset.schema.names:
+            return
+        names = [after if name == before else name for name in dataset.schema.names]
+        schema = pa.schema([field.with_name(name) for field, name in zip(dataset.schema, names, strict=True)])
+        batches = (batch.rename_columns(names) for batch in dataset.to_batches())
+        write_deltalake(
+            handle,
+            pa.RecordBatchReader.from_batches(schema, batches),
+            mode="overwrite",
+            schema_mode="overwrite",
+            partition_by=handle.metadata().partition_columns,
+        )
+
+    return apply
 
 
 STEPS: tuple[Step, ...] = ()
-"""The step at index n leads from layout n to n + 1. A new layout adds one at the end."""
+"""The step at index n leads from layout n to n + 1. A new layout adds one at the end; a step may be repeated."""
 
 
 def layout() -> int:

@@ -180,7 +180,7 @@ class Tables:
 
         def apply(step: layouts.Step) -> None:
             with delta.explained(uri):
-                step.apply(handle, options)
+                step.apply(handle)
                 handle.alter.set_table_description(layouts.mark(layouts.STEPS.index(step) + 1))
 
         return [(step.does, partial(apply, step)) for step in steps]

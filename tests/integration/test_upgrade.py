@@ -1,0 +1,255 @@
+"""An old store is upgraded, or refused in words; its chain and its rows stay what they were."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+from deltalake import DeltaTable
+from sqlalchemy.exc import DatabaseError
+
+from mlops_provider.cli.main import main
+from mlops_provider.core.evidence import GENESIS, canonical, digest
+from mlops_provider.core.names import Environment, Kind
+from mlops_provider.exceptions import ConfigurationError, EvidenceError
+from mlops_provider.steps.upgrade import upgrade
+from mlops_provider.stores import layouts
+from mlops_provider.stores.ledger import Ledger
+from mlops_provider.stores.suite import Stores
+from mlops_provider.stores.tables import Tables
+from support.stack import free_port
+
+OLD_LEDGER = """
+CREATE TABLE mlops_records (
+    seq BIGINT PRIMARY KEY, record_id VARCHAR(64) NOT NULL UNIQUE, kind VARCHAR(64) NOT NULL,
+    model VARCHAR(250) NOT NULL, "key" VARCHAR(1000), payload TEXT NOT NULL, actor VARCHAR(1000) NOT NULL,
+    as_of VARCHAR(40), recorded_at VARCHAR(40) NOT NULL, previous VARCHAR(64) NOT NULL UNIQUE,
+    digest VARCHAR(64) NOT NULL UNIQUE, UNIQUE (kind, "key")
+)
+"""
+"""A ledger of schema 0: the records alone, without triggers, replicas or a version."""
+
+
+def old_ledger(url: str, count: int = 3) -> list[str]:
+    """Write one, with a chain that holds; give the digests."""
+    engine, previous, digests = sa.create_engine(url), GENESIS, []
+    with engine.begin() as connection:
+        connection.exec_driver_sql(OLD_LEDGER)
+        for seq in range(1, count + 1):
+            fields = {
+                "seq": seq,
+                "record_id": f"{seq:032}",
+                "kind": "landing",
+                "model": "delays",
+                "key": f"key-{seq}",
+                "payload": {"rows": seq, "what": "é"},
+                "actor": "ada",
+                "as_of": None,
+                "recorded_at": "2024-01-01T00:00:00+00:00",
+            }
+            new = digest(previous, **fields)  # type: ignore[arg-type]
+            row = fields | {"payload": canonical(fields["payload"]), "previous": previous, "digest": new}
+            columns = ", ".join(f'"{name}"' for name in row)
+            values = ", ".join(f":{name}" for name in row)
+            connection.execute(sa.text(f"INSERT INTO mlops_records ({columns}) VALUES ({values})"), row)
+            previous = new
+            digests.append(new)
+    engine.dispose()
+    return digests
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of an empty Postgres server."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not programs or not shutil.which("setpriv"):
+        pytest.skip("no Postgres server is installed here")
+    folder, port, user = tmp_path_factory.mktemp("postgres"), free_port(), "postgres"
+    shutil.chown(folder, user, user)
+    for parent in list(folder.parents)[:2]:
+        parent.chmod(parent.stat().st_mode | 0o011)
+    programs_folder = programs[-1].parent
+    as_user = ("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups")
+    data = folder / "data"
+
+    def run(*command: object) -> None:
+        subprocess.run([*as_user, *map(str, command)], check=True, stdout=subprocess.DEVNULL)
+
+    run(programs_folder / "initdb", "-D", data, "-A", "trust", "-N", "-U", user)
+    options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off"
+    run(programs_folder / "pg_ctl", "-D", data, "-o", options, "-l", folder / "log", "-w", "start")
+    yield f"postgresql+psycopg2://{user}@127.0.0.1:{port}/postgres"
+    run(programs_folder / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/ledger.db"
+    address: str = request.getfixturevalue("postgres")
+    engine = sa.create_engine(address, isolation_level="AUTOCOMMIT")
+    name = f"ledger_{abs(hash(tmp_path))}"
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine.dispose()
+    return address.rpartition("/")[0] + f"/{name}"
+
+
+def test_an_old_ledger_is_upgraded_and_its_chain_stays(url: str) -> None:
+    digests = old_ledger(url)
+    stores = Stores(ledger_url=url)
+    with pytest.raises(EvidenceError, match="schema version 0; this package reads 1. Upgrade it .*mlops upgrade"):
+        Ledger(url).head()
+
+    [said] = upgrade(stores, dry_run=True)
+    assert "schema 0 to 1: " in said
+    with pytest.raises(EvidenceError, match="schema version 0"):
+        Ledger(url).head()
+    assert list(upgrade(stores, dry_run=False)) == [said]
+    assert list(upgrade(stores, dry_run=False)) == []
+
+    ledger = Ledger(url)
+    assert [record.digest for record in ledger.records()] == digests
+    assert ledger.append(Kind.LANDING, "delays", {"rows": 4}).previous == digests[-1]
+    assert ledger.verify() is None
+    ledger.heartbeat("a", "delays", url="http://127.0.0.1:1", generation=1, versions=["1"])
+    assert ledger.replicas("delays")
+    # From now on the database itself refuses changes.
+    engine = sa.create_engine(url)
+    with pytest.raises(DatabaseError, match="append-only"), engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE mlops_records SET actor = 'mallory'")
+    engine.dispose()
+    ledger.close()
+
+
+def test_a_ledger_whose_chain_breaks_is_not_upgraded(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    old_ledger(url)
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:
+        connection.execute("UPDATE mlops_records SET actor = 'mallory' WHERE seq = 2")
+    connection.close()
+
+    with pytest.raises(EvidenceError, match="breaks at record 2 .*; nothing was changed"):
+        list(upgrade(Stores(ledger_url=url), dry_run=False))
+
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:
+        assert connection.execute("SELECT count(*) FROM sqlite_master WHERE type = 'trigger'").fetchone() == (0,)
+    connection.close()
+
+
+def test_a_newer_ledger_is_refused(url: str) -> None:
+    ledger = Ledger(url)
+    ledger.append(Kind.LANDING, "delays", {"rows": 1})
+    ledger.close()
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO mlops_ledger VALUES (99)")
+    engine.dispose()
+
+    with pytest.raises(EvidenceError, match="schema version 99; this package reads 1. Install the package version"):
+        list(upgrade(Stores(ledger_url=url), dry_run=False))
+    with pytest.raises(EvidenceError, match="schema version 99"):
+        Ledger(url).head()
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Tables:
+    """Two tables of a model, as this version writes them."""
+    tables = Tables(str(tmp_path / "tables"))
+    for name in ("predictions", "features"):
+        writer = tables.replace_partition(tables.uri("delays", name), "2013-01")
+        writer.write(pd.DataFrame({"a": [1, 2]}), origin_key="test")
+    return tables
+
+
+def describe(uri: str, text: str) -> None:
+    DeltaTable(uri).alter.set_table_description(text)
+
+
+@pytest.fixture
+def next_layout(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Let this package read a layout more, in which a column of predictions has another name."""
+
+    def apply() -> None:
+        step = layouts.Step("predictions", "column a becomes b", layouts.renamed("a", "b"))
+        monkeypatch.setattr(layouts, "STEPS", (*layouts.STEPS, step))
+
+    return apply
+
+
+def test_an_old_table_is_refused_then_upgraded_and_its_old_versions_stay(
+    tables: Tables, next_layout: Callable[[], None]
+) -> None:
+    predictions, features = (tables.uri("delays", name) for name in ("predictions", "features"))
+    writer = tables.replace_partition(predictions, "2013-02")
+    before = writer.write(pd.DataFrame({"a": [3]}), origin_key="test").ref
+    next_layout()
+    stores = Stores(tables_uri=tables.root)
+
+    with pytest.raises(ConfigurationError, match="in which column a becomes b. Upgrade it: mlops upgrade"):
+        tables.read(predictions)
+    assert list(tables.read(features)["a"]) == [1, 2]
+    assert list(upgrade(stores, dry_run=True)) == [f"{predictions}: column a becomes b"]
+    assert list(upgrade(stores, dry_run=False)) == [f"{predictions}: column a becomes b"]
+    assert list(upgrade(stores, dry_run=False)) == []
+
+    assert tables.read(predictions).to_dict("list") == {"b": [1, 2, 3]}
+    assert tables.partitions(predictions) == ["2013-01", "2013-02"]
+    assert tables.read(before).to_dict("list") == {"a": [3]}
+    again = tables.replace_partition(predictions, "2013-02").write(pd.DataFrame({"b": [4]}), origin_key="test")
+    assert again.changed
+    assert tables.read(again.ref).to_dict("list") == {"b": [4]}
+    # What is made new has the new layout already.
+    fresh = tables.uri("other", "predictions")
+    tables.replace_partition(fresh, "2013-01").write(pd.DataFrame({"b": [1]}), origin_key="test")
+    assert layouts.layout_of(DeltaTable(fresh)) == layouts.layout()
+    assert list(upgrade(stores, dry_run=False)) == []
+
+
+def test_an_upgrade_that_was_cut_off_after_the_rows_were_written_is_completed(
+    tables: Tables, next_layout: Callable[[], None]
+) -> None:
+    uri, number = tables.uri("delays", "predictions"), layouts.layout()
+    next_layout()
+    list(upgrade(Stores(tables_uri=tables.root), dry_run=False))
+    describe(uri, layouts.mark(number))
+
+    assert len(list(upgrade(Stores(tables_uri=tables.root), dry_run=False))) == 1
+
+    assert tables.read(uri).to_dict("list") == {"b": [1, 2]}
+
+
+def test_a_newer_table_is_refused(tables: Tables) -> None:
+    uri = tables.uri("delays", "features")
+    describe(uri, "mlops layout 99")
+
+    for attempt in (lambda: tables.read(uri), lambda: list(upgrade(Stores(tables_uri=tables.root), dry_run=True))):
+        with pytest.raises(ConfigurationError, match=r"features has layout 99; .* Install the package version"):
+            attempt()
+
+
+def test_the_command_says_what_it_would_do_and_does_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    old_ledger(url)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(Environment.LEDGER_URL, url)
+    monkeypatch.delenv(Environment.TABLES_URI, raising=False)
+
+    assert main(("audit", "verify")) == 1
+    assert "mlops upgrade" in capsys.readouterr().err
+    assert [main(("upgrade", "--dry-run")), main(("upgrade",)), main(("upgrade",)), main(("audit", "verify"))] == [
+        0
+    ] * 4
+    said = capsys.readouterr().out
+    assert "1 steps would be done." in said
+    assert "1 steps done." in said
+    assert "Nothing to do" in said
+    assert "The chain holds: 3 records" in said
