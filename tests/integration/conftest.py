@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from support import postgres as postgres_server
 from support.served import served
 from support.tiny import MODEL, Place
 
@@ -35,6 +36,13 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mlflow")
     assert Place(folder).stores().registry.versions(MODEL) == []
     return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """Makes an empty database on a Postgres server and gives its address."""
+    with postgres_server.server(tmp_path_factory.mktemp("postgres")) as made:
+        yield made
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,28 @@ def test_after_a_restore_everything_works_as_before(restored: Place) -> None:
     ingest_months(restored, JANUARY, FEBRUARY, MARCH)
     assert register_candidate(restored.declared(gate=ANY_MODEL_PASSES), MARCH, "train-3") == "3"
     assert audit.verify(stores).versions == 3
+
+
+@pytest.mark.slow
+def test_what_was_kept_from_sqlite_is_restored_into_postgres_and_kept_from_there(
+    kept: Path, tmp_path: Path, postgres: Callable[[str], str]
+) -> None:
+    folder = tmp_path / "new"
+    folder.mkdir()
+    place = Place(folder, registry_uri=postgres("mlflow"), ledger_url=postgres("ledger"))
+    places = replace(places_of(place), artifacts=str(folder / "artifacts"))
+
+    restore(places, kept)
+
+    stores = place.stores()
+    assert audit.verify(stores).versions == 2
+    assert stores.registry.load_model(f"models:/{MODEL}/2").predict_proba is not None
+    # Numbers go on where they were.
+    run_id = stores.registry.ensure_run("another", "key", name="new", tags={})
+    stores.registry.log(run_id, params={"a": 1}, metrics={"b": 2.0})
+    backup(places, tmp_path / "again")
+    assert (tmp_path / "again" / "ledger.jsonl").read_bytes() == (kept / "ledger.jsonl").read_bytes()
+    stores.ledger.close()
 
 
 def test_nothing_is_restored_into_a_place_that_is_in_use(restored: Place, kept: Path) -> None:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from airflow.sdk import Asset
 
 from mlops_provider.cli.main import main
 from mlops_provider.core.evidence import GENESIS, canonical, digest, original
 from mlops_provider.core.names import Alias, Environment, Kind, Tag
 from mlops_provider.exceptions import EvidenceError, RolloutRefusedError
+from mlops_provider.operators.promote import PromoteModelOperator
 from mlops_provider.steps import audit, monitor
 from mlops_provider.steps.approval import refuse_outdated, require_approval
 from mlops_provider.steps.promote import promote
 from mlops_provider.steps.provenance import provenance
 from mlops_provider.steps.score import score
 from mlops_provider.stores.suite import Stores
+from support.stack import ROOT
 from support.tiny import (
     ANY_MODEL_PASSES,
     FEBRUARY,
@@ -272,3 +278,47 @@ def test_the_command_takes_environments_by_name(
     assert f"{MODEL} version 1 of staging is version 1 of prod, not deployed." in capsys.readouterr().out
     assert main(("promote", MODEL, "--from", "staging", "--to", "prod")) == 1
     assert "such as flight_delays@3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("by", ["variables", "connections"])
+def test_the_operator_promotes_between_environments(by: str, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in Environment:
+        monkeypatch.delenv(variable, raising=False)
+    staging, prod = pair.staging.stores(), pair.prod.stores()
+    monkeypatch.setenv("MLOPS_ENVIRONMENT", "staging")
+    monkeypatch.setenv("MLOPS_TABLES_URI", str(staging.tables_uri))
+    monkeypatch.setenv("MLOPS_REGISTRY_URI", str(staging.registry_uri))
+    monkeypatch.setenv("MLOPS_LEDGER_URL", str(staging.ledger_url))
+    for name, address in (
+        ("tables_uri", prod.tables_uri),
+        ("registry_uri", prod.registry_uri),
+        ("ledger_url", prod.ledger_url),
+    ):
+        connection = {"conn_type": f"mlops_{name.split('_')[0]}", "host": address}
+        if by == "variables":
+            monkeypatch.setenv(f"MLOPS_PROD_{name.upper()}", str(address))
+        else:
+            monkeypatch.setenv(f"AIRFLOW_CONN_MLOPS_{name.split('_')[0].upper()}__PROD", json.dumps(connection))
+    version = Asset("bus_delays/version")
+    promote = PromoteModelOperator(
+        task_id="promote_model", model=MODEL, version="1", source="staging", destination="prod", outlets=[version]
+    )
+    event = SimpleNamespace(extra={})
+    ti = SimpleNamespace(dag_id="promote", run_id="once", task_id="promote_model", map_index=-1)
+    context = {"ti": ti, "dag_run": SimpleNamespace(triggering_user_name="ada"), "outlet_events": {version: event}}
+
+    assert promote.execute(context) == "1"  # type: ignore[arg-type]
+
+    assert event.extra == {"model": MODEL, "version": "1"}
+    [registration] = prod.ledger.history(Kind.REGISTRATION, MODEL)
+    assert registration.actor == "ada"
+
+
+def test_the_example_of_the_page_is_a_dag() -> None:
+    page = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    found: dict[str, Any] = {}
+
+    exec(example.replace("}):\n", "}) as dag:\n"), found)
+
+    assert found["dag"].task_ids == ["promote_model"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +21,6 @@ from mlops_provider.stores import layouts
 from mlops_provider.stores.ledger import Ledger
 from mlops_provider.stores.suite import Stores
 from mlops_provider.stores.tables import Tables
-from support.stack import free_port
 
 OLD_LEDGER = """
 CREATE TABLE mlops_records (
@@ -64,41 +61,12 @@ def old_ledger(url: str, count: int = 3) -> list[str]:
     return digests
 
 
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of an empty Postgres server."""
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not programs or not shutil.which("setpriv"):
-        pytest.skip("no Postgres server is installed here")
-    folder, port, user = tmp_path_factory.mktemp("postgres"), free_port(), "postgres"
-    shutil.chown(folder, user, user)
-    for parent in list(folder.parents)[:2]:
-        parent.chmod(parent.stat().st_mode | 0o011)
-    programs_folder = programs[-1].parent
-    as_user = ("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups")
-    data = folder / "data"
-
-    def run(*command: object) -> None:
-        subprocess.run([*as_user, *map(str, command)], check=True, stdout=subprocess.DEVNULL)
-
-    run(programs_folder / "initdb", "-D", data, "-A", "trust", "-N", "-U", user)
-    options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off"
-    run(programs_folder / "pg_ctl", "-D", data, "-o", options, "-l", folder / "log", "-w", "start")
-    yield f"postgresql+psycopg2://{user}@127.0.0.1:{port}/postgres"
-    run(programs_folder / "pg_ctl", "-D", data, "-m", "immediate", "stop")
-
-
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/ledger.db"
-    address: str = request.getfixturevalue("postgres")
-    engine = sa.create_engine(address, isolation_level="AUTOCOMMIT")
-    name = f"ledger_{abs(hash(tmp_path))}"
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    engine.dispose()
-    return address.rpartition("/")[0] + f"/{name}"
+    address: str = request.getfixturevalue("postgres")("ledger")
+    return address
 
 
 def test_an_old_ledger_is_upgraded_and_its_chain_stays(url: str) -> None:

@@ -1,0 +1,53 @@
+"""A Postgres server of the machine's own programs, for the length of a test session."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from support.stack import free_port
+
+_USER = "postgres"
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[Callable[[str], str]]:
+    """Run it in *folder*; give what makes an empty database and gives its address."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not programs or not shutil.which("setpriv"):
+        pytest.skip("no Postgres server is installed here")
+    port = free_port()
+    shutil.chown(folder, _USER, _USER)
+    for parent in list(folder.parents)[:2]:
+        parent.chmod(parent.stat().st_mode | 0o011)  # it does not run as the user who tests
+
+    def run(program: str, *arguments: object) -> None:
+        as_user = ("setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups")
+        command = (*as_user, str(programs[-1].with_name(program)), *map(str, arguments))
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    data, numbers = folder / "data", count(1)
+    run("initdb", "-D", data, "-A", "trust", "-N", "-U", _USER)
+    options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off"
+    run("pg_ctl", "-D", data, "-o", options, "-l", folder / "log", "-w", "start")
+    address = f"postgresql+psycopg2://{_USER}@127.0.0.1:{port}"
+
+    def made(name: str) -> str:
+        name = f"{name}_{next(numbers)}"
+        engine = sa.create_engine(f"{address}/postgres", isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        engine.dispose()
+        return f"{address}/{name}"
+
+    try:
+        yield made
+    finally:
+        run("pg_ctl", "-D", data, "-m", "immediate", "stop")
