@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
+import httpx
 import pytest
 
 from mlops_provider.cli.main import main
@@ -20,6 +27,7 @@ from mlops_provider.steps.score import champion, score
 from mlops_provider.stores.predictions import SegmentWriter
 from mlops_provider.stores.suite import Stores
 from mlops_provider.targets import Server
+from support.stack import free_port
 from support.tiny import (
     ANY_MODEL_PASSES,
     FEBRUARY,
@@ -237,3 +245,67 @@ def test_every_record_is_restored_as_it_was(kept: Path, restored: Place) -> None
 
     assert [record.as_json() for record in restored.stores().ledger.records()] == records
     assert {record["kind"] for record in records} >= {Kind.GATE, Kind.REGISTRATION, Kind.TRAFFIC}
+
+
+@dataclass
+class MLflowServer:
+    """An MLflow server on an SQLite database, which hands files through."""
+
+    folder: Path
+    port: str = field(default_factory=free_port)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def database(self) -> str:
+        return f"sqlite:///{self.folder}/mlflow.db"
+
+    def __enter__(self) -> Self:
+        command = (
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", self.port, "--workers", "1"),
+            *("--backend-store-uri", self.database, "--artifacts-destination", str(self.folder / "files")),
+        )
+        with (self.folder / "mlflow.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                start_new_session=True,
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            )
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                if httpx.get(f"{self.url}/health", timeout=5, trust_env=False).is_success:
+                    return self
+            except httpx.TransportError:
+                assert self.process.poll() is None, (self.folder / "mlflow.log").read_text()[-3000:]
+            assert time.monotonic() < deadline, (self.folder / "mlflow.log").read_text()[-3000:]
+            time.sleep(0.1)
+
+    def __exit__(self, *_: object) -> None:
+        os.killpg(self.process.pid, signal.SIGTERM)
+        self.process.wait(timeout=60)
+
+
+@pytest.mark.slow
+def test_files_behind_mlflows_server_go_out_and_back_in_through_it(tmp_path: Path, empty_mlflow: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+        shutil.copy(empty_mlflow, folder)
+    with MLflowServer(folders[0]) as one:
+        stores = Place(one.folder, registry_uri=one.url).stores()
+        run_id = stores.registry.ensure_run(MODEL, "key", name="run", tags={"a": "b"})
+        stores.registry.log_artifact_json(run_id, "facts", {"rows": 3})
+        backup(Places(stores, one.database), tmp_path / "kept")
+
+    with MLflowServer(folders[1]) as two:
+        stores = Place(two.folder, registry_uri=two.url).stores()
+        restore(Places(stores, two.database), tmp_path / "kept")
+
+        assert stores.registry.ensure_run(MODEL, "key", name="run", tags={}) == run_id
+        assert stores.registry.load_artifact_json(run_id, "facts") == {"rows": 3}

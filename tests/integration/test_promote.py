@@ -210,6 +210,7 @@ def test_changed_files_are_refused(pair: Pair) -> None:
             pair.promote()
     finally:
         file.write_bytes(before)
+    assert pair.prod.stores().ledger.records() == []
 
 
 def test_the_audit_finds_imported_evidence_that_was_changed(pair: Pair) -> None:

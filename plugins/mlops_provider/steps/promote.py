@@ -65,14 +65,13 @@ def promote(
         "beaten": list(beaten(source.ledger, model, version)),
         "evidence": {record.record_id: record.digest for record in evidence},
     }
-    for record in evidence:
-        destination.ledger.import_record(record, source=source_name, actor=origin.actor)
-    log.info("%s: %s records of its evidence are in the ledger of %s", where, len(evidence), destination_name)
-
     with tempfile.TemporaryDirectory() as folder:
         files = source.registry.download_model(f"models:/{model}/{version}", Path(folder, "source"))
         digest = source.registry.model_digest(f"models:/{model}/{version}")
         _require_recorded(registration, digest, where)
+        for record in evidence:
+            destination.ledger.import_record(record, source=source_name, actor=origin.actor)
+        log.info("%s: %s records of its evidence are in the ledger of %s", where, len(evidence), destination_name)
         came_from = f"{source_name}/{model}/{version}"
         run_id, arrived = _copied(source, destination, registration, files, came_from)
     found = destination.registry.model_digest(f"models:/{model}/{arrived}")
