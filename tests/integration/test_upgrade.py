@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from sqlalchemy.exc import DatabaseError
 
 from mlops_provider.cli.main import main
@@ -178,6 +178,20 @@ def test_an_old_table_is_refused_then_upgraded_and_its_old_versions_stay(
     tables.replace_partition(fresh, "2013-01").write(pd.DataFrame({"b": [1]}), origin_key="test")
     assert layouts.layout_of(DeltaTable(fresh)) == layouts.layout()
     assert list(upgrade(stores, dry_run=False)) == []
+
+
+def test_predictions_of_the_first_release_are_upgraded(tmp_path: Path) -> None:
+    tables = Tables(str(tmp_path / "tables"))
+    uri = tables.uri("delays", "predictions")
+    old = pd.DataFrame({"trip": ["a", "b"], "probability": [0.25, 0.75], "partition": ["2013-01", "2013-02"]})
+    write_deltalake(uri, old, partition_by=["partition"])
+
+    with pytest.raises(ConfigurationError, match="layout 0; this package reads 1, in which column probability becomes"):
+        tables.partitions(uri)
+    assert len(list(upgrade(Stores(tables_uri=tables.root), dry_run=False))) == 1
+
+    assert tables.read(uri).to_dict("list") == {"trip": ["a", "b"], "prediction": [0.25, 0.75]}
+    assert tables.partitions(uri) == ["2013-01", "2013-02"]
 
 
 def test_an_upgrade_that_was_cut_off_after_the_rows_were_written_is_completed(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlops_provider.core.names import Table
 from mlops_provider.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ def renamed(before: str, after: str) -> Callable[[DeltaTable], None]:
     return apply
 
 
-STEPS: tuple[Step, ...] = ()
+STEPS: tuple[Step, ...] = (
+    Step(Table.PREDICTIONS, "column probability becomes prediction", renamed("probability", "prediction")),
+)
 """The step at index n leads from layout n to n + 1. A new layout adds one at the end; a step may be repeated."""
 
 
