@@ -16,6 +16,7 @@ from typing import Self
 
 import httpx
 import pytest
+from mlflow import MlflowClient
 
 from mlops_provider.cli.main import main
 from mlops_provider.core.names import Alias, Environment, Kind, Table
@@ -300,7 +301,7 @@ def test_files_behind_mlflows_server_go_out_and_back_in_through_it(tmp_path: Pat
     with MLflowServer(folders[0]) as one:
         stores = Place(one.folder, registry_uri=one.url).stores()
         run_id = stores.registry.ensure_run(MODEL, "key", name="run", tags={"a": "b"})
-        stores.registry.log_artifact_json(run_id, "facts", {"rows": 3})
+        MlflowClient(one.url).log_text(run_id, "three rows", "facts/rows.txt")
         backup(Places(stores, one.database), tmp_path / "kept")
 
     with MLflowServer(folders[1]) as two:
@@ -308,4 +309,5 @@ def test_files_behind_mlflows_server_go_out_and_back_in_through_it(tmp_path: Pat
         restore(Places(stores, two.database), tmp_path / "kept")
 
         assert stores.registry.ensure_run(MODEL, "key", name="run", tags={}) == run_id
-        assert stores.registry.load_artifact_json(run_id, "facts") == {"rows": 3}
+        found = Path(MlflowClient(two.url).download_artifacts(run_id, "facts/rows.txt", str(tmp_path)))
+        assert found.read_text() == "three rows"
