@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from mlops_provider.core.names import Tag
 from mlops_provider.core.payload import Payload
+from mlops_provider.exceptions import PermanentError
 from mlops_provider.stores.stored_models import StoredModels
 
 
@@ -66,6 +67,20 @@ class Registry(StoredModels):
         """Names of all models that have a version which was registered by this package, by its tag."""
         with self._explained():
             return sorted({version.model for version in self._search(f"tags.`{Tag.MODEL}` LIKE '%'")})
+
+    def version(self, model: str, version: str) -> ModelVersion:
+        """
+        One version.
+
+        :raises PermanentError: There is no such version. Not retried.
+        """
+        with self._explained():
+            try:
+                return _version(self._client.get_model_version(model, version))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+        raise PermanentError(f"MLflow at {self._shown} has no version {version} of {model!r}.")
 
     def versions(self, model: str) -> list[ModelVersion]:
         """All versions of a model, oldest first."""
