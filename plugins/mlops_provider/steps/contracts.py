@@ -20,7 +20,6 @@ from mlops_provider.adapters import training
 from mlops_provider.adapters import validation as validations
 from mlops_provider.core import partitions
 from mlops_provider.exceptions import BrokenContractError, DataRejectedError, MLOpsError, SpecError
-from mlops_provider.steps.source import read_source
 
 if TYPE_CHECKING:
     from mlops_provider.spec import FunctionName, ModelSpec
@@ -213,10 +212,14 @@ class FeatureContract:
         return partitions.start(self.month), partitions.end(self.month)
 
     def _clean(self, month: str) -> pd.DataFrame:
-        rows = sampled(read_source(self.spec, "land", month), self.rows)
+        land = self.spec.functions.land
+        try:
+            rows = sampled(feature_frames.frame_of(self.spec.function("land")(month), land), self.rows)
+        except Exception as error:  # whatever the function raises
+            raise BrokenContractError(f"{land} fails for {month}: {described(error, self.spec)}") from error
         checked = validations.validate(rows, validations.load_expectations(self.spec.expectations_path))
         if checked.blocking:
-            raise BrokenContractError(f"{self.spec.functions.land} {month}: {'; '.join(checked.blocking[:10])}")
+            raise BrokenContractError(f"{land} {month}: {'; '.join(checked.blocking[:10])}")
         return validations.divide(rows, checked, reasons="reasons")[0].reset_index(drop=True)
 
 
