@@ -6,6 +6,8 @@ PYTHON ?=
 MONTHS ?= 6
 FAULT ?= 2013-04
 KEEP ?= 1
+# demo, up: STORE=s3 keeps tables, reports, artifacts and logs on S3, served by moto on the loopback interface.
+STORE ?= folder
 # test: what pytest should run, and how (make test TESTS=tests/unit ARGS="-x -k gate").
 TESTS ?= tests
 ARGS ?=
@@ -17,6 +19,9 @@ BIN := $(VENV)/bin
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url $(if $(UPGRADE),--upgrade)
 
+# moto is a development package.
+STACK := $(if $(filter s3,$(STORE)),setup-dev,setup)
+
 # No library may call home from a build, a test or the demo.
 export DO_NOT_TRACK := 1
 export GX_ANALYTICS_ENABLED := false
@@ -24,22 +29,22 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo up down test check format bench docs lock clean
+.PHONY: help setup setup-dev demo up down test test-s3 check format bench docs lock clean
 
 help:  ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/installed  ## create .venv from the lock (PYTHON=… chooses the interpreter)
 
 setup-dev: $(VENV)/installed-dev  ## the same, with what tests and checks need
 
-demo: setup  ## replay real months through Airflow and leave the stack up (MONTHS=6 FAULT=2013-04 KEEP=1)
-	@$(BIN)/mlops up $(if $(FAULT),--fault $(FAULT))
+demo: $(STACK)  ## replay real months through Airflow and leave the stack up (MONTHS=6 FAULT=2013-04 KEEP=1 STORE=s3)
+	@$(BIN)/mlops up --store $(STORE) $(if $(FAULT),--fault $(FAULT))
 	@code=0; $(BIN)/mlops replay --months $(MONTHS) $(if $(FAULT),--fault $(FAULT)) || code=$$?; \
 	if [ "$(KEEP)" = 0 ]; then $(BIN)/mlops down || code=$$?; fi; exit $$code
 
-up: setup  ## start Airflow, MLflow, the model server and the Evidently UI on 127.0.0.1
-	@$(BIN)/mlops up
+up: $(STACK)  ## start Airflow, MLflow, the model server and the Evidently UI on 127.0.0.1 (STORE=s3)
+	@$(BIN)/mlops up --store $(STORE)
 
 down:  ## stop exactly what `up` or `demo` started
 	@if [ -x $(BIN)/mlops ]; then $(BIN)/mlops down; else echo "Nothing to stop: there is no $(VENV) here."; fi
@@ -47,6 +52,9 @@ down:  ## stop exactly what `up` or `demo` started
 test: setup-dev  ## every check and every test, with coverage (TESTS=… ARGS=… narrow the tests)
 	@$(MAKE) check
 	$(BIN)/python -m pytest $(TESTS) --cov --cov-report=term:skip-covered $(ARGS)
+
+test-s3: setup-dev  ## the system tests once more, on a stack whose tables, reports, artifacts and logs are on S3
+	MLOPS_TEST_STORE=s3 $(BIN)/python -m pytest tests/system $(ARGS)
 
 check: setup-dev  ## lint, format, types, layers, generated pages
 	$(BIN)/ruff check .

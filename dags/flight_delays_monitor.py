@@ -4,9 +4,11 @@
 Once a month's outcomes are known: how good the predictions were, which features drifted,
 and whether to train again. If so, a run of `flight_delays_train` is started, with the cause as its run ID.
 
-It runs by the calendar, so a month without data is noticed.
+It runs by the calendar, so a month without data is noticed. With `MLOPS_SNS_TOPIC` set, failures,
+drift alarms and decisions to retrain are told there.
 """
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +18,17 @@ from mlops_provider.stages.monitor import monitor
 from mlops_provider.stages.timetables import monthly
 
 MODEL = str(Path(__file__).resolve().parents[1] / "include/flight_delays/model.yaml")
+TOPIC = os.environ.get("MLOPS_SNS_TOPIC")
+
+
+def tell(message: str):
+    """Give a notifier that sends *message* to the topic, if there is one."""
+    if not TOPIC:
+        return None
+    from airflow.providers.amazon.aws.notifications.sns import SnsNotifier
+
+    return SnsNotifier(aws_conn_id="mlops_aws", target_arn=TOPIC, subject="flight_delays", message=message)
+
 
 with DAG(
     "flight_delays_monitor",
@@ -24,8 +37,13 @@ with DAG(
     end_date=datetime(2014, 2, 1, tzinfo=UTC),  # the data ends with 2013, so unpausing starts nothing by itself
     catchup=False,
     max_active_runs=1,
-    default_args={"retries": 2, "retry_delay": 10},
+    default_args={
+        "retries": 2,
+        "retry_delay": 10,
+        "on_failure_callback": tell("{{ ti.task_id }} of {{ dag_run.partition_key }} failed: {{ exception }}"),
+    },
     tags=["mlops", "flight_delays"],
     doc_md=__doc__,
 ):
-    monitor(MODEL, train_dag="flight_delays_train")
+    told = tell("{{ mlops.partition }}: {{ mlops.summary }}")
+    monitor(MODEL, train_dag="flight_delays_train", on_alarm_callback=told, on_retrain_callback=told)

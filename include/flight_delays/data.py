@@ -36,7 +36,7 @@ class UnreadableSourceError(EOFError):
     """A source file is missing, cut short, or not what it says it is: nothing that a retry could mend."""
 
 
-def land(key: str) -> pd.DataFrame:
+def land(key: str, delivered: pd.DataFrame | None = None) -> pd.DataFrame:
     """
     Return the departures of a month as they are in the source, bad rows included.
 
@@ -45,10 +45,12 @@ def land(key: str) -> pd.DataFrame:
     same hour is measured after some of its departures), and the aircraft's build year, engines and seats.
 
     :param key: Month such as ``2013-01``.
+    :param delivered: The month's departures, if ``sources`` of model.yaml says where they are delivered; else they are
+        read from the source's own file.
     :return: One row per departure of the source, shape (n_flights, 32).
     :raises UnreadableSourceError: The source can't be read.
     """
-    flights = _departures(key)
+    flights = _departures(key, delivered)
     weather_hour = flights.pop("weather_hour")
     weather = _read("weather")
     weather["weather_hour"] = pd.to_datetime(weather["time_hour"], utc=True)
@@ -66,24 +68,38 @@ def land(key: str) -> pd.DataFrame:
     return _with_demonstration_fault(raw, key)
 
 
-def outcomes(key: str) -> pd.DataFrame:
+def outcomes(key: str, delivered: pd.DataFrame | None = None) -> pd.DataFrame:
     """
     Return which flights of a month arrived more than 15 minutes late.
 
     Cancelled and diverted flights have no arrival, hence no row.
 
     :param key: Month such as ``2013-01``.
+    :param delivered: As for `land`.
     :return: The keys and ``late`` (1 or 0), shape (n_arrived, 5).
     :raises UnreadableSourceError: The source can't be read.
     """
-    flights = _departures(key)
+    flights = _departures(key, delivered)
     arrived = flights[flights["arr_delay"].notna()].drop_duplicates(KEYS)
     return arrived[KEYS].assign(late=(arrived["arr_delay"] > LATE_AFTER_MINUTES).astype("int64")).reset_index(drop=True)
 
 
-def _departures(key: str) -> pd.DataFrame:
-    """Return the source's rows of a month with their keys, scheduled departure and the hour of weather they may see."""
+def delivered(key: str) -> pd.DataFrame:
+    """
+    Return what an airport would deliver for a month: the source's own departures. Only a replay needs it.
+
+    :param key: Month such as ``2013-01``.
+    :return: One row per departure, shape (n_flights, 19).
+    :raises UnreadableSourceError: The source can't be read.
+    """
     flights = _read("flights")
+    year, month = (int(part) for part in key.split("-"))
+    return flights[(flights["year"] == year) & (flights["month"] == month)].reset_index(drop=True)
+
+
+def _departures(key: str, delivered: pd.DataFrame | None) -> pd.DataFrame:
+    """Return the rows of a month with their keys, scheduled departure and the hour of weather they may see."""
+    flights = _read("flights") if delivered is None else delivered
     missing = [column for column in NEEDED_TO_LAND if column not in flights]
     if missing:
         raise UnreadableSourceError(f"flights has no column {', '.join(missing)}; without it no month can be landed")

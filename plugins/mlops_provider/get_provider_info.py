@@ -18,7 +18,12 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {"integration-name": integration, "python-modules": [f"{MODULES}.operators.{step}" for step in STEPS]}
         ],
-        "sensors": [{"integration-name": integration, "python-modules": [f"{MODULES}.sensors.partition"]}],
+        "sensors": [
+            {
+                "integration-name": integration,
+                "python-modules": [f"{MODULES}.sensors.partition", f"{MODULES}.sensors.source"],
+            }
+        ],
         "hooks": [
             {
                 "integration-name": integration,
@@ -41,6 +46,16 @@ def _tables() -> dict[str, Any]:
             "hidden-fields": ["schema", "login", "password", "port", "extra"],
             "relabeling": {"host": "Root"},
             "placeholders": {"host": "/data/mlops or s3://bucket/prefix"},
+        },
+        "conn-fields": {
+            "aws_conn_id": {
+                "label": "AWS connection",
+                "description": (
+                    "For a root on S3: the connection of type aws that holds its credentials, region and endpoint. "
+                    "Empty: those of the worker itself."
+                ),
+                "schema": {"type": ["string", "null"]},
+            }
         },
     }
 

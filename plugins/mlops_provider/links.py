@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from airflow.sdk import BaseOperatorLink, conf
 
@@ -26,7 +27,9 @@ class ReportLink(BaseOperatorLink):
         """Address of the report behind Airflow's login; that page says so if the task wrote none."""
         origin = Origin(ti_key.dag_id, ti_key.run_id, ti_key.task_id, ti_key.map_index)
         base_url = conf.get("api", "base_url", fallback="").rstrip("/")
-        return f"{base_url}{REPORTS_ROUTE}/{origin.path}/{names.REPORT}"
+        conn_id = getattr(operator, "tables_conn_id", names.TABLES_CONN)
+        store = "" if conn_id == names.TABLES_CONN else f"?tables_conn_id={quote(conn_id, safe='')}"
+        return f"{base_url}{REPORTS_ROUTE}/{origin.path}/{names.REPORT}{store}"
 
 
 class RunLink(BaseOperatorLink):

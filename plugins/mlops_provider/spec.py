@@ -39,12 +39,14 @@ from mlops_provider.spec_parts import (
     RetrainSpec,
     RolloutSpec,
     Search,
+    Source,
+    Sources,
     Target,
     Text,
     TimeZone,
 )
 
-FunctionName = Literal["land", "features", "outcomes", "estimator", "space"]
+FunctionName = Literal["land", "features", "outcomes", "estimator", "space", "delivered"]
 
 
 class ModelSpec(Declared):
@@ -52,6 +54,7 @@ class ModelSpec(Declared):
     A use case, as ``model.yaml`` declares it.
 
     :param name: The model's name, in every store and asset.
+    :param sources: Where data is delivered; without, ``land`` and ``outcomes`` find it themselves.
     :param keys: Columns that identify a row.
     :param event_time: Column with the time a prediction is made, with a time zone.
     :param time_zone: Zone in which the source counts its months.
@@ -68,6 +71,7 @@ class ModelSpec(Declared):
     owner: Text
     description: str = ""
     functions: Functions
+    sources: Sources = Sources()
     keys: Annotated[Columns, Field(min_length=1)]
     event_time: Text
     time_zone: TimeZone = "UTC"
@@ -153,6 +157,11 @@ class ModelSpec(Declared):
     def labels_known_at(self, partition: str) -> datetime:
         """When all labels of a partition are known: the data time of what is decided about it."""
         return partitions.labels_known_at(partition, self.label_lag_days)
+
+    def source(self, function: Literal["land", "outcomes"]) -> Source | None:
+        """Where the data of a function is delivered; None if it finds it itself."""
+        declared: Source | None = getattr(self.sources, function)
+        return declared.resolved(os.environ) if declared else None
 
     def function(self, name: FunctionName) -> Callable[..., Any]:
         """
@@ -240,10 +249,15 @@ def _task_problems(spec: ModelSpec) -> Iterator[Problem]:
 
 
 def _file_problems(spec: ModelSpec) -> Iterator[Problem]:
-    """Yield files that are named and not there."""
+    """Yield sources that can't be right, and files that are named and not there."""
+    for name in ("land", "outcomes"):
+        try:
+            spec.source(name)
+        except ValueError as error:
+            yield ("sources", name), str(error)
     for field, reference in spec.functions.model_dump().items():
-        file = reference.partition(":")[0]
-        if not (spec.folder / file).is_file():
+        file = (reference or "").partition(":")[0]
+        if file and not (spec.folder / file).is_file():
             yield ("functions", field), f"there is no file {file!r} beside this one."
     if not spec.expectations_path.is_file():
         yield ("expectations",), f"there is no file {spec.expectations!r} beside this one."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
@@ -89,13 +90,91 @@ class Declared(BaseModel):
 
 
 class Functions(Declared):
-    """The use case's functions, as ``file.py:function`` relative to the yaml."""
+    """
+    The use case's functions, as ``file.py:function`` relative to the yaml.
+
+    :param delivered: For a replay of history: what others would deliver for a partition.
+    """
 
     land: Function
     features: Function
     outcomes: Function
     estimator: Function
     space: Function
+    delivered: Function | None = None
+
+
+class Source(Declared):
+    """
+    Where a partition's data is delivered: one file, or the rows of one query.
+
+    ``{partition}``, ``{year}``, ``{month}``, ``{start}`` and ``{end}`` (the first instant of the month and of the next,
+    UTC) stand for those of the partition; ``${NAME}`` is taken from the environment. Where such a variable is not set,
+    there is no source.
+
+    :param uri: Address of the file: a path, ``file://``, ``s3://``, ``http://`` or ``https://``, ending with
+        ``.parquet``, ``.csv``, ``.csv.gz`` or ``.csv.zip``.
+    :param sql: A query.
+    :param conn_id: Airflow connection: ``aws`` for S3, one with a login for HTTP, one of a database for a query.
+    """
+
+    uri: str = ""
+    sql: str = ""
+    conn_id: str = ""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if bool(self.uri) == bool(self.sql):
+            raise ValueError("expected either 'uri' or 'sql'.")
+        if self.sql and not self.conn_id:
+            raise ValueError("a query needs 'conn_id', the connection of its database.")
+        return self
+
+    def address(self, partition: str) -> str:
+        """Give the file's address for a partition."""
+        return _filled(self.uri, partition)
+
+    def query(self, partition: str) -> str:
+        """Give the query for a partition. What is filled in is made of digits, signs and a T: it can't end a text."""
+        return _filled(self.sql, partition)
+
+    @property
+    def on_s3(self) -> bool:
+        """Whether it is a file on S3."""
+        return self.uri.startswith(("s3://", "s3a://"))
+
+    def resolved(self, environment: Mapping[str, str]) -> Source | None:
+        """
+        Take what is named from the environment.
+
+        :return: The source as it is used here; None if a variable is not set, or empty.
+        :raises ValueError: It is the same for every partition.
+        """
+        if not all(environment.get(name) for name in _FROM_ENVIRONMENT.findall(self.uri + self.sql)):
+            return None
+        uri, sql = (_FROM_ENVIRONMENT.sub(lambda m: environment[m[1]], text) for text in (self.uri, self.sql))
+        if not any(name in uri + sql for name in _PLACES):
+            raise ValueError(f"expected one of {', '.join(_PLACES)} in it: every partition would get the same rows.")
+        return self.model_copy(update={"uri": uri, "sql": sql})
+
+
+_FROM_ENVIRONMENT = re.compile(r"\$\{([A-Za-z_]\w*)\}")
+_PLACES = ("{partition}", "{year}", "{month}", "{start}", "{end}")
+
+
+def _filled(text: str, partition: str) -> str:
+    year, month = partitions.check(partition).split("-")
+    start, end = (moment.isoformat() for moment in (partitions.start(partition), partitions.end(partition)))
+    for name, value in zip(_PLACES, (partition, year, month, start, end), strict=True):
+        text = text.replace(name, value)
+    return text
+
+
+class Sources(Declared):
+    """Where data is delivered, by the function that takes it: ``land(key, frame)`` and ``outcomes(key, frame)``."""
+
+    land: Source | None = None
+    outcomes: Source | None = None
 
 
 class Target(Declared):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from support import postgres as postgres_server
+from support.aws import Aws, moto
 from support.served import served
 from support.tiny import MODEL, Place
 
@@ -56,3 +57,10 @@ def server(place: Place, with_mlflow: None) -> Iterator[str]:
     """Address of a model server that follows the place's ledger."""
     with served(place) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
+    """Amazon's services, by moto on the loopback interface."""
+    with moto(tmp_path_factory.mktemp("moto")) as found:
+        yield found

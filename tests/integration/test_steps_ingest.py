@@ -191,8 +191,8 @@ def test_a_land_that_gives_no_frame_is_a_mistake_in_the_use_case(world: World) -
 def test_an_orphaned_first_try_that_ends_last_loses(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     read = ingest.read_source
 
-    def slowly(spec: ModelSpec, function: Literal["land", "outcomes"], month: str) -> pd.DataFrame:
-        mine = read(spec, function, month)
+    def slowly(spec: ModelSpec, stores: Stores, function: Literal["land", "outcomes"], month: str) -> pd.DataFrame:
+        mine = read(spec, stores, function, month)
         monkeypatch.setattr(ingest, "read_source", read)
         world.source(flights.two_days().assign(distance=500))
         world.land()

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -34,30 +31,6 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """Address of a Postgres server of our own, without a database name."""
-    if not (shutil.which("initdb") and shutil.which("pg_ctl")):
-        pytest.skip("Postgres is not installed")
-    folder = Path(tempfile.mkdtemp(prefix="pg"))
-    # Postgres refuses to run as root.
-    user = "postgres" if getpass.getuser() == "root" else getpass.getuser()
-    as_user = ["runuser", "-u", user, "--"] if getpass.getuser() == "root" else []
-    if as_user:
-        shutil.chown(folder, user)
-    port = free_port()
-    data, options = folder / "data", f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-
-    def run(*command: object) -> None:
-        subprocess.run([*as_user, *map(str, command)], check=True, cwd=folder, stdout=subprocess.DEVNULL)
-
-    run("initdb", "-D", data, "-A", "trust", "-U", "ledger")
-    run("pg_ctl", "-D", data, "-o", options, "-w", "-l", folder / "log", "start")
-    yield f"postgresql+psycopg://ledger:secret@127.0.0.1:{port}"
-    run("pg_ctl", "-D", data, "-m", "immediate", "stop")
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -52,14 +52,6 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         Reports(str(tmp_path / "file")).write(ORIGIN, "drift.html", "a")
 
 
-def test_reports_may_lie_in_an_object_store() -> None:
-    reports = Reports("memory://reports/of/tests")
-
-    assert reports.read(reports.write(ORIGIN, "drift.html", "a")) == b"a"
-    with pytest.raises(FileNotFoundError):
-        reports.read("../tests2/drift.html")
-
-
 def test_stores_come_from_the_environment_each_when_used(tmp_path: Path) -> None:
     stores = Stores.from_environment(
         {"MLOPS_TABLES_URI": str(tmp_path), "MLOPS_LEDGER_URL": f"sqlite:///{tmp_path}/l.db"}

@@ -387,23 +387,6 @@ def test_a_write_over_the_process_limit_fails_in_words(tables: Tables, uri: str)
     pd.testing.assert_frame_equal(tables.read(uri), rows())
 
 
-def test_an_unreachable_s3_fails_soon_and_names_the_table() -> None:
-    options = {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
-        "AWS_ALLOW_HTTP": "true",
-    }
-    tables = Tables("s3://bucket/data", options)
-    began = time.monotonic()
-
-    with pytest.raises(StoreUnavailableError, match="s3://bucket/data/delays/raw cannot be reached"):
-        tables.replace_partition(tables.uri("delays", "raw"), "2013-01")
-
-    assert time.monotonic() - began < 15
-
-
 def test_an_unusable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     tables = Tables(str(tmp_path / "file"))

@@ -33,7 +33,7 @@ def assert_nothing_broken(place: Place) -> None:
             frame = stores.tables.read(TableRef(uri, version))
             keys = ANSWER_KEYS if table == Table.PREDICTION_LOG else KEYS
             assert table in _MAY_REPEAT or not frame.duplicated(keys).any(), f"{table} {version} holds a key twice"
-        for partition, contents in _replacements(uri).items():
+        for partition, contents in _replacements(place, uri).items():
             twice = [one for one, following in pairwise(contents) if one == following]
             assert not twice, f"{partition} of {table} was replaced by what it held"
 
@@ -58,14 +58,15 @@ def versions(place: Place) -> dict[str, int]:
 
 def replacements(place: Place, table: Table, partition: str) -> int:
     """How often a partition was replaced."""
-    return len(_replacements(place.table(table))[partition])
+    return len(_replacements(place, place.table(table))[partition])
 
 
-def _replacements(uri: str) -> Mapping[str, list[str]]:
+def _replacements(place: Place, uri: str) -> Mapping[str, list[str]]:
     """Contents that each partition had, oldest first."""
     found: dict[str, list[str]] = defaultdict(list)
-    if DeltaTable.is_deltatable(uri):
-        for commit in DeltaTable(uri).history()[::-1]:
+    options = place.stores().tables.storage_options
+    if DeltaTable.is_deltatable(uri, storage_options=options):
+        for commit in DeltaTable(uri, storage_options=options).history()[::-1]:
             if "mlops.content" in commit:
                 found[commit["mlops.partition"]].append(commit["mlops.content"])
     return found

@@ -27,15 +27,28 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
+def month_of_flights(month: str) -> bytes:
+    """What an airport delivers for a month, as Parquet."""
+    from mlops_provider.spec import load_spec
+
+    frame = load_spec(ROOT / "include/flight_delays/model.yaml").function("delivered")(month)
+    return bytes(frame.to_parquet())
+
+
 @dataclass(frozen=True)
 class RunningStack:
-    """What a test needs to speak with the stack."""
+    """
+    What a test needs to speak with the stack.
+
+    :param s3_url: Address of its S3; empty if its tables are in a folder.
+    """
 
     home: Path
     project: Path
     environment: dict[str, str]
     api: httpx.Client
     stores: Stores
+    s3_url: str = ""
 
     @property
     def airflow(self) -> str:

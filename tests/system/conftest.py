@@ -11,8 +11,14 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from mlops_provider.cli import local_aws
+from mlops_provider.spec import load_spec
 from mlops_provider.stores.suite import Stores
-from support.stack import ROOT, RunningStack, free_port, wait_until
+from support.aws import Aws
+from support.stack import ROOT, RunningStack, free_port, month_of_flights, wait_until
+
+STORE = os.environ.get("MLOPS_TEST_STORE", "folder")
+"""Where the stack of these tests keeps its tables: `make test-s3` asks for "s3"."""
 
 
 @pytest.fixture(scope="session")
@@ -24,13 +30,20 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
         (project / "dags" / file.name).symlink_to(file)
     for name in ("plugins", "include", "airflow_settings.yaml"):
         (project / name).symlink_to(ROOT / name)
-    names = ("MLOPS_AIRFLOW_PORT", "MLOPS_MLFLOW_PORT", "MLOPS_SERVER_PORT", "MLOPS_EVIDENTLY_PORT")
+    names = ("MLOPS_AIRFLOW_PORT", "MLOPS_MLFLOW_PORT", "MLOPS_SERVER_PORT", "MLOPS_EVIDENTLY_PORT", "MLOPS_MOTO_PORT")
     ports = {name: free_port() for name in names}
     home = project / ".mlops"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")} | ports
     command = [sys.executable, "-m", "mlops_provider.cli.main"]
     try:
-        up = subprocess.run([*command, "up"], cwd=project, env=environment, capture_output=True, text=True, check=False)
+        up = subprocess.run(
+            [*command, "up", "--store", STORE],
+            cwd=project,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert up.returncode == 0, up.stdout[-3000:] + up.stderr[-3000:]
         airflow = f"http://127.0.0.1:{ports['MLOPS_AIRFLOW_PORT']}"
         password = json.loads((home / "secrets.json").read_text())["admin_password"]
@@ -41,13 +54,21 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
             timeout=30,
             trust_env=False,
         )
+        s3_url = f"http://127.0.0.1:{ports['MLOPS_MOTO_PORT']}" if STORE == "s3" else ""
         stores = Stores(
-            tables_uri=str(home / "data"),
+            tables_uri=f"s3://{local_aws.BUCKET}/tables" if s3_url else str(home / "data"),
             registry_uri=f"http://127.0.0.1:{ports['MLOPS_MLFLOW_PORT']}",
             ledger_url=f"sqlite:///{home / 'ledger.db'}",
+            s3=Aws(s3_url).s3() if s3_url else None,
         )
+        if s3_url:
+            source = load_spec(ROOT / "include/flight_delays/model.yaml").sources.land
+            assert source is not None
+            landing = source.resolved(local_aws.settings(s3_url))
+            for month in ("2013-01", "2013-02", "2013-03"):
+                Aws(s3_url).s3().write(landing.address(month), month_of_flights(month))  # type: ignore[union-attr]
         with api:
-            running = RunningStack(home, project, environment, api, stores)
+            running = RunningStack(home, project, environment, api, stores, s3_url)
             expected = len(list((project / "dags").glob("*.py")))
             wait_until(lambda: api.get("/dags").json()["total_entries"] >= expected, "the DAGs to be parsed")
             yield running

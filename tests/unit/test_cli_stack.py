@@ -148,3 +148,46 @@ def test_a_replay_with_a_fault_needs_a_stack_with_that_fault(running: str, asked
     else:
         with pytest.raises(ConfigurationError, match="mlops up --fault 2013-04"):
             replay.require_fault(stack, asked)
+
+
+def on_s3(home: Home) -> dict[str, Service]:
+    return {service.name: service for service in services(home, {**NUMBERS, "s3": 9009}, SECRETS)}
+
+
+def test_a_stack_on_s3_has_one_more_part_and_its_artifacts_there(home: Home) -> None:
+    parts = on_s3(home)
+
+    assert parts.keys() - {service.name for service in services(home, NUMBERS, SECRETS)} == {"s3"}
+    assert parts["s3"].command[-4:] == ("-H", "127.0.0.1", "-p", "9009")
+    assert "s3://mlops/artifacts" in parts["mlflow"].command
+    assert parts["server"].environment["MLOPS_SPOOL_URI"] == "s3://mlops/spool"
+
+
+def test_airflow_gets_its_credentials_from_secrets_manager_alone(home: Home) -> None:
+    parts = on_s3(home)
+
+    for name in ("scheduler", "api-server", "dag-processor", "triggerer"):
+        environment = parts[name].environment
+        assert not [variable for variable in environment if variable.startswith("AWS_")]
+        assert environment["MLOPS_TABLES_URI"] == "s3://mlops/tables"
+        assert environment["MLOPS_AWS_CONN_ID"] == environment["AIRFLOW__LOGGING__REMOTE_LOG_CONN_ID"] == "mlops_aws"
+        assert "SecretsManagerBackend" in environment["AIRFLOW__SECRETS__BACKEND"]
+    assert parts["mlflow"].environment["AWS_ENDPOINT_URL"] == "http://127.0.0.1:9009"
+
+
+def test_what_speaks_of_tables_that_were_in_memory_is_discarded_and_a_folders_data_never(home: Home) -> None:
+    home.make()
+    home.ledger.touch()
+    with pytest.raises(ConfigurationError, match="MLOPS_HOME=.mlops-s3"):
+        up.discard_orphaned(home, store="s3")
+    up.discard_orphaned(home, store="folder")
+    assert home.ledger.exists()
+
+    home.in_memory.touch()
+    home.mlflow_database.touch()
+    up.discard_orphaned(home, store="s3")
+
+    assert not home.ledger.exists()
+    assert not home.mlflow_database.exists()
+    assert not home.in_memory.exists()
+    assert (home.root / "spool").is_dir()

@@ -299,7 +299,7 @@ WRONG = [
     ({"monitoring": {"seasonal_limit": 0.01}}, "26: monitoring: the seasonal limit 0.01 is below the limit 0.1."),
     ({"retrain": {"windows_needed": 9}}, "26: retrain: 9 of 3 windows is not possible: "),
     ({"approval": "always"}, "26: approval: expected 'never', got 'always'."),
-    ({"resources": {"train_modell": {}}}, "27: resources.train_modell: expected 'land_data', "),
+    ({"resources": {"train_modell": {}}}, "27: resources.train_modell: expected 'wait_for_source', "),
     ({"resources": {"train_model": {"ppool": "x"}}}, "28: resources.train_model.ppool: unknown key; did you mean 'po"),
 ]
 

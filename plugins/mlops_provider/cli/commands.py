@@ -186,6 +186,12 @@ COMMANDS: tuple[Command | Group, ...] = (
         "up:main",
         (
             option("--fault", "demo: the month in which the source delivers bad data, such as 2013-04"),
+            option(
+                "--store",
+                "where tables, reports, artifacts and task logs are: a folder, or S3 served by moto in memory",
+                choices=("folder", "s3"),
+                default="folder",
+            ),
             option("--timeout", "longest wait for everything to be ready, in seconds", type=float, default=300.0),
         ),
     ),

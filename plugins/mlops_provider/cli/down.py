@@ -28,7 +28,10 @@ def main(arguments: argparse.Namespace) -> int:
             )
         Stack.forget(home)
     if stopped:
-        print(f"Stopped {', '.join(stopped)} in {time.monotonic() - began:.0f} s. Data and logs stay in {home.root}.")
+        stays = f"Data and logs stay in {home.root}."
+        if home.in_memory.exists():
+            stays = "Tables, artifacts and task logs were in the memory of its S3 and are gone."
+        print(f"Stopped {', '.join(stopped)} in {time.monotonic() - began:.0f} s. {stays}")
     else:
         print("Nothing is up here.")
     return 0

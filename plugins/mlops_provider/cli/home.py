@@ -10,6 +10,7 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mlops_provider.cli import local_aws
 from mlops_provider.core.names import Environment
 from mlops_provider.exceptions import ConfigurationError
 
@@ -19,7 +20,10 @@ PORTS: Mapping[str, tuple[str, int]] = {
     "mlflow": ("MLOPS_MLFLOW_PORT", 5000),
     "server": ("MLOPS_SERVER_PORT", 8090),
     "evidently": ("MLOPS_EVIDENTLY_PORT", 8000),
+    "s3": ("MLOPS_MOTO_PORT", 9000),
 }
+STORES = ("folder", "s3")
+"""Where the local stack may keep tables, reports and artifacts; the port "s3" is that of the second only."""
 ADMIN = "admin"
 SETTINGS_FILE = "airflow_settings.yaml"
 TELEMETRY_OFF: Mapping[str, str] = {
@@ -85,6 +89,11 @@ class Home:
         return self.root / "mlflow" / "made"
 
     @property
+    def in_memory(self) -> Path:
+        """There if the tables of this home were in the memory of a stack that has ended, or will end."""
+        return self.root / "in_memory"
+
+    @property
     def local(self) -> Path:
         """Where ``mlops run`` keeps its data while no stack is up."""
         return self.root / "local"
@@ -124,7 +133,7 @@ class Home:
             Environment.SERVER_URL: url(ports["server"]),
             Environment.SPOOL_DIR: str(self.root / "spool"),
             Environment.EVIDENTLY_WORKSPACE: str(self.root / "evidently"),
-        }
+        } | (local_aws.settings(url(ports["s3"])) if "s3" in ports else {})
 
 
 _FOLDERS = ("data", "mlflow/artifacts", "spool", "evidently")
@@ -141,6 +150,11 @@ class Stack:
 
     ports: Mapping[str, int]
     fault: str = ""
+
+    @property
+    def store(self) -> str:
+        """Where it keeps its tables: "folder" or "s3"."""
+        return "s3" if "s3" in self.ports else "folder"
 
     @classmethod
     def read(cls, home: Home) -> Stack | None:
@@ -208,14 +222,17 @@ def url(port: int) -> str:
     return f"http://{LOOPBACK}:{port}"
 
 
-def configured_ports(environment: Mapping[str, str] = os.environ) -> dict[str, int]:
+def configured_ports(environment: Mapping[str, str] = os.environ, *, store: str = "folder") -> dict[str, int]:
     """
     Port by service, from the environment or the default.
 
+    :param store: One of :data:`STORES`.
     :raises ConfigurationError: A variable is no port, or two services got the same one.
     """
     ports: dict[str, int] = {}
     for name, (variable, default) in PORTS.items():
+        if name == "s3" != store:
+            continue
         value = environment.get(variable) or str(default)
         if not value.isdecimal() or not 0 < int(value) < 65536:
             raise ConfigurationError(f"{variable} must be a port, 1 to 65535, and is {value!r}.")
@@ -236,7 +253,8 @@ def use_home(environment: MutableMapping[str, str] = os.environ) -> Home:
     stack = Stack.read(home)
     settings: Mapping[str, str] = {}
     if stack or home.ledger.exists():
-        settings = home.settings(stack.ports if stack else configured_ports(environment))
+        ports = stack.ports if stack else configured_ports(environment)
+        settings = home.settings(ports) | (local_aws.variables(url(ports["s3"])) if "s3" in ports else {})
     elif home.local.is_dir():
         settings = home.local_settings()
     for name, value in {**settings, **TELEMETRY_OFF, **QUIET}.items():

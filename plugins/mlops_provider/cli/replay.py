@@ -20,6 +20,7 @@ from mlops_provider.exceptions import ConfigurationError, PermanentError, StoreU
 from mlops_provider.spec import load_spec
 
 if TYPE_CHECKING:
+    from mlops_provider.spec import ModelSpec
     from mlops_provider.stores.ledger import Ledger
 
 POLL_SECONDS = 0.3
@@ -50,6 +51,7 @@ def main(arguments: argparse.Namespace) -> int:
         replay.wait_for_dags()
         print(heading(spec.gate.primary, spec.bootstrap.confidence), flush=True)
         for month in partitions.between(first, partitions.following(first, arguments.months - 1)):
+            deliver(spec, month)
             row = replay.month(month)
             progress.clear()
             print(line(row), flush=True)
@@ -59,6 +61,16 @@ def main(arguments: argparse.Namespace) -> int:
         ledger.close()
     print(addresses(home))
     return 0
+
+
+def deliver(spec: ModelSpec, month: str) -> None:
+    """Play the part of those who deliver the data, if it is awaited on S3 and the use case has it to give."""
+    source = spec.source("land")
+    if source is None or not source.on_s3 or spec.functions.delivered is None:
+        return
+    from mlops_provider.stores.s3 import S3
+
+    S3().write(source.address(month), spec.function("delivered")(month).to_parquet())
 
 
 def require_fault(stack: Stack, fault: str | None) -> None:

@@ -114,7 +114,7 @@ class Stages:
 
         self.stage = "monitor"
         spec, stores, month = self.spec, self.stores, self.month
-        if os.environ.get(Environment.SPOOL_DIR):
+        if os.environ.get(Environment.SPOOL_URI) or os.environ.get(Environment.SPOOL_DIR):
             self.step("deliver_predictions", lambda o: monitor.deliver_predictions(spec, stores, origin=o))
         self.step("record_outcomes", lambda o: monitor.record_outcomes(spec, stores, month, origin=o))
         performance = self.step(

@@ -29,6 +29,7 @@ def main(arguments: argparse.Namespace) -> int:
         ledger_url=required(Environment.LEDGER_URL),
         registry_uri=required(Environment.REGISTRY_URI),
         spool_dir=required(Environment.SPOOL_DIR),
+        spool_uri=os.environ.get(Environment.SPOOL_URI, ""),
         name=os.environ.get("MLOPS_REPLICA", "server"),
         advertised_url=arguments.advertised_url or os.environ.get("MLOPS_ADVERTISED_URL", ""),
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import mlops_provider
+from mlops_provider.cli import local_aws
 from mlops_provider.cli.home import ADMIN, LOOPBACK, QUIET, TELEMETRY_OFF, Home, Secrets, url
 from mlops_provider.cli.processes import Running, Service, stop
 from mlops_provider.exceptions import ConfigurationError
@@ -32,7 +33,9 @@ def services(home: Home, ports: Mapping[str, int], secrets: Secrets, *, fault: s
     would listen on all interfaces, and nothing here needs them.
     """
     airflow = airflow_environment(home, ports, secrets, fault=fault)
-    plain = base_environment()
+    # Outside Airflow, programs find S3 by variables.
+    plain = base_environment() | (local_aws.variables(url(ports["s3"])) if "s3" in ports else {})
+    artifacts = f"s3://{local_aws.BUCKET}/artifacts" if "s3" in ports else str(home.root / "mlflow" / "artifacts")
     mlflow = plain | {
         # One process instead of four: no job runners (they are for evaluations of language models).
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -41,7 +44,9 @@ def services(home: Home, ports: Mapping[str, int], secrets: Secrets, *, fault: s
     def service(name: str, environment: Mapping[str, str], *command: str) -> Service:
         return Service(name, (sys.executable, "-m", *command), environment, home.logs / f"{name}.log")
 
+    s3 = [service("s3", plain, "moto.server", "-H", LOOPBACK, "-p", str(ports["s3"]))] if "s3" in ports else []
     return [
+        *s3,
         service("scheduler", airflow, "airflow", "scheduler", "--skip-serve-logs"),
         service(
             "api-server", airflow, "airflow", "api-server", "--host", LOOPBACK,
@@ -52,7 +57,7 @@ def services(home: Home, ports: Mapping[str, int], secrets: Secrets, *, fault: s
         service(
             "mlflow", mlflow, "mlflow", "server", "--host", LOOPBACK, "--port", str(ports["mlflow"]), "--workers", "1",
             "--backend-store-uri", f"sqlite:///{home.mlflow_database}",
-            "--artifacts-destination", str(home.root / "mlflow" / "artifacts"),
+            "--artifacts-destination", artifacts,
         ),
         service(
             "server", plain | home.settings(ports), "mlops_provider.cli.main", "serve", "--host", LOOPBACK,
@@ -117,6 +122,8 @@ def airflow_environment(home: Home, ports: Mapping[str, int], secrets: Secrets, 
         "MLFLOW_TRACKING_URI": url(ports["mlflow"]),
         FAULT: fault,
     }
+    if "s3" in ports:
+        fixed |= local_aws.airflow(url(ports["s3"]))
     defaults = {
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,15 +17,22 @@ from importlib.metadata import version
 
 import httpx
 
-from mlops_provider.cli import settings_file
+from mlops_provider.cli import local_aws, settings_file
 from mlops_provider.cli.home import ADMIN, LOOPBACK, PORTS, SETTINGS_FILE, Home, Secrets, Stack, configured_ports, url
 from mlops_provider.cli.processes import Running, Service, members, recorded, start, tail
 from mlops_provider.cli.stack import LOCAL_SETTINGS, airflow_environment, services, stop_stack
 from mlops_provider.core import partitions
 from mlops_provider.exceptions import ConfigurationError, StoreUnavailableError
 
+_PLACES = {"folder": "in a folder", "s3": "on S3, in memory"}
 AIRFLOW_PARTS = {"scheduler": "scheduler", "dag-processor": "dag_processor", "triggerer": "triggerer"}
-TITLES = {"airflow": "Airflow", "mlflow": "MLflow", "server": "Model server", "evidently": "Evidently"}
+TITLES = {
+    "airflow": "Airflow",
+    "mlflow": "MLflow",
+    "server": "Model server",
+    "evidently": "Evidently",
+    "s3": "S3 (moto)",
+}
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -32,10 +40,13 @@ def main(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # also then, stop what was started
     home = Home.here()
     fault = partitions.check(arguments.fault) if arguments.fault else ""
-    ports = configured_ports()
+    ports = configured_ports(store=arguments.store)
+    if arguments.store == "s3":
+        local_aws.require()
     home.make()
     with locked(home):
-        if not already_up(home, fault=fault):
+        if not already_up(home, fault=fault, store=arguments.store):
+            discard_orphaned(home, store=arguments.store)
             bring_up(home, ports, fault=fault, timeout=arguments.timeout)
     print(addresses(home))
     return 0
@@ -68,6 +79,11 @@ def bring_up(home: Home, ports: Mapping[str, int], *, fault: str, timeout: float
 
     discard_half_made(home)
     try:
+        if "s3" in parts:
+            home.in_memory.touch()
+            launch("s3")
+            wait_until_ready(ports, {"s3": parts["s3"]}, processes, began=began, timeout=timeout)
+            local_aws.furnish(url(ports["s3"]))
         # These load their libraries while Airflow's database is made.
         launch("mlflow", "evidently", "server")
         say("preparing Airflow's database")
@@ -83,11 +99,11 @@ def bring_up(home: Home, ports: Mapping[str, int], *, fault: str, timeout: float
     say(f"everything is up after {time.monotonic() - began:.0f} s")
 
 
-def already_up(home: Home, *, fault: str) -> bool:
+def already_up(home: Home, *, fault: str, store: str) -> bool:
     """
     Whether the stack runs; what is left of one that died is ended first.
 
-    :raises ConfigurationError: Only some parts run, or it has another fault.
+    :raises ConfigurationError: Only some parts run, or it has another fault or store.
     """
     known = recorded(home.run)
     if not known:
@@ -98,6 +114,10 @@ def already_up(home: Home, *, fault: str) -> bool:
         raise ConfigurationError(
             f"The stack is up with {f'the fault in {stack.fault}' if stack.fault else 'no fault'}. "
             "Run `mlops down` first to start it otherwise."
+        )
+    if not dead and stack and stack.store != store:
+        raise ConfigurationError(
+            f"The stack is up with its tables {_PLACES[stack.store]}. Run `mlops down` first to start it otherwise."
         )
     if not dead and stack:
         say("the stack is already up")
@@ -113,6 +133,29 @@ def already_up(home: Home, *, fault: str) -> bool:
     if left:
         say(f"ended {left} processes that an earlier stack had left behind")
     return False
+
+
+def discard_orphaned(home: Home, *, store: str) -> None:
+    """
+    Remove ledger and databases that speak of tables which were in the memory of an earlier stack: those are gone.
+
+    :raises ConfigurationError: The home holds the data of a stack in a folder, and this one is to be on S3.
+    """
+    if home.in_memory.exists():
+        say("the earlier stack had its tables in memory: starting afresh")
+        for file in (home.ledger, home.airflow / "airflow.db", home.mlflow_database):
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                file.with_name(file.name + suffix).unlink(missing_ok=True)
+        for folder in ("spool", "evidently"):
+            shutil.rmtree(home.root / folder, ignore_errors=True)
+        for stamp in (home.airflow_stamp, home.mlflow_stamp, home.in_memory):
+            stamp.unlink(missing_ok=True)
+        home.make()
+    elif store == "s3" and home.ledger.exists():
+        raise ConfigurationError(
+            f"{home.root} holds a ledger that speaks of tables in its folder. Give the stack on S3 a home of its own: "
+            "MLOPS_HOME=.mlops-s3, here and in what you run beside it."
+        )
 
 
 def refuse_taken(ports: Mapping[str, int]) -> None:
@@ -197,8 +240,9 @@ def wait_until_ready(
 def ready(client: httpx.Client, ports: Mapping[str, int], since: datetime) -> set[str]:
     """Names of the parts that answer; a heartbeat older than *since* is that of an earlier stack."""
     found = set()
-    for name, path in (("mlflow", "/health"), ("server", "/health"), ("evidently", "/api/version")):
-        if _answer(client, url(ports[name]) + path):
+    probes = {"mlflow": "/health", "server": "/health", "evidently": "/api/version", "s3": "/moto-api/"}
+    for name, path in probes.items():
+        if name in ports and _answer(client, url(ports[name]) + path):
             found.add(name)
     if health := _answer(client, url(ports["airflow"]) + "/api/v2/monitor/health"):
         # The first call to the execution API builds it, which takes seconds: better here than in the first task.
@@ -218,6 +262,8 @@ def addresses(home: Home) -> str:
     assert stack is not None
     lines = [f"{TITLES[name]:<14} {url(port)}" for name, port in stack.ports.items()]
     lines[0] += f"   user {ADMIN}, password {Secrets.of(home).admin_password}"
+    if stack.store == "s3":
+        lines.append(f"{'':<14} tables, artifacts and logs are in its memory: they end with `mlops down`")
     return "\n".join(["", *lines, f"{'Logs':<14} {home.logs}", f"{'Stop':<14} mlops down", ""])
 
 

@@ -56,6 +56,7 @@ REPORT = "report.html"
 class Task(StrEnum):
     """IDs of the tasks that the stages make."""
 
+    WAIT_FOR_SOURCE = "wait_for_source"
     LAND_DATA = "land_data"
     VALIDATE_DATA = "validate_data"
     BUILD_FEATURES = "build_features"
@@ -114,6 +115,10 @@ class Environment(StrEnum):
     REPORTS_URI = "MLOPS_REPORTS_URI"
     SERVER_URL = "MLOPS_SERVER_URL"
     SPOOL_DIR = "MLOPS_SPOOL_DIR"
+    SPOOL_URI = "MLOPS_SPOOL_URI"
+    AWS_CONN_ID = "MLOPS_AWS_CONN_ID"
+    LANDING_URI = "MLOPS_LANDING_URI"
+    SNS_TOPIC = "MLOPS_SNS_TOPIC"
     EVIDENTLY_WORKSPACE = "MLOPS_EVIDENTLY_WORKSPACE"
     NAME = "MLOPS_ENVIRONMENT"
 

@@ -37,9 +37,8 @@ class StoreHook(BaseHook):
 
         :raises ConfigurationError: Neither variable nor connection exist, or the scheme is not allowed.
         """
-        from_environment = os.environ.get(self.address_variable)
-        if from_environment and self.conn_id == self.default_conn_name:
-            return self.checked(from_environment)
+        if self.from_environment:
+            return self.checked(os.environ[self.address_variable])
         try:
             connection = self.get_connection(self.conn_id)
         except AirflowNotFoundException as missing:
@@ -48,6 +47,11 @@ class StoreHook(BaseHook):
                 f"{self.conn_type!r}), or set {self.address_variable} in the worker's environment."
             ) from missing
         return self.checked(self.address_of(connection))
+
+    @property
+    def from_environment(self) -> bool:
+        """Whether the address is that of the environment variable."""
+        return self.conn_id == self.default_conn_name and bool(os.environ.get(self.address_variable))
 
     def address_of(self, connection: Any) -> str:
         """Read the address out of a connection; its host holds the whole URI unless a hook says otherwise."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mlops_provider.stores.ledger import Ledger
     from mlops_provider.stores.registry import Registry
     from mlops_provider.stores.reports import Reports
+    from mlops_provider.stores.s3 import S3
+    from mlops_provider.stores.sources import Sources
     from mlops_provider.stores.tables import Tables
 
 
@@ -41,7 +43,9 @@ class ConnectedStores(Stores):
     @cached_property
     def tables(self) -> Tables:
         """The versioned tables."""
-        return self.tables_hook.client
+        from mlops_provider.stores.tables import Tables
+
+        return Tables(self.tables_hook.address, self.tables_hook.s3, self.ledger_identity)
 
     @cached_property
     def registry(self) -> Registry:
@@ -52,6 +56,17 @@ class ConnectedStores(Stores):
     def ledger(self) -> Ledger:
         """The ledger of decisions."""
         return self.ledger_hook.client
+
+    def spool_s3(self) -> S3:
+        """Access to S3 for prediction segments, as for the tables."""
+        return self.tables_hook.s3 or super().spool_s3()
+
+    @cached_property
+    def sources(self) -> Sources:
+        """What others deliver, through the connections that model.yaml names."""
+        from mlops_provider.hooks.sources import ConnectedSources
+
+        return ConnectedSources()
 
     @cached_property
     def reports(self) -> Reports:

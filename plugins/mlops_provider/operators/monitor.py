@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlops_provider.links import ReportLink
@@ -14,12 +14,17 @@ if TYPE_CHECKING:
     from mlops_provider.core.origin import Origin
 
 
+Callbacks = Callable[[Any], None] | Sequence[Callable[[Any], None]] | None
+"""Airflow's notifiers, or functions of the context."""
+
+
 class DeliverPredictionsOperator(ModelStepOperator):
     """
     Append the server's sealed prediction segments to the prediction log, each exactly once.
 
     :param model_yaml: Path of the use case's ``model.yaml``. (templated)
-    :param spool_dir: Folder the replicas write segments to; by default ``MLOPS_SPOOL_DIR``. (templated)
+    :param spool_dir: Folder the replicas write segments to, or address on S3 they ship them to; by default
+        ``MLOPS_SPOOL_URI``, else ``MLOPS_SPOOL_DIR``. (templated)
     :return: Rows and segments delivered.
     """
 
@@ -77,15 +82,18 @@ class DetectDriftOperator(PartitionStepOperator):
     :param model_yaml: Path of the use case's ``model.yaml``. (templated)
     :param partition: Partition key such as ``2013-01``; by default the run's own key. (templated)
     :param workspace: Folder of the Evidently workspace; by default ``MLOPS_EVIDENTLY_WORKSPACE``. (templated)
+    :param on_alarm_callback: Whom to tell of a drift alarm: notifiers, or functions of the context, which holds
+        ``mlops`` with ``model``, ``partition`` and ``summary``. A retry may tell it again.
     :return: Ledger ID of the drift record.
     """
 
     template_fields: Sequence[str] = (*PartitionStepOperator.template_fields, "workspace")
     operator_extra_links = (ReportLink(),)
 
-    def __init__(self, *, workspace: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, workspace: str | None = None, on_alarm_callback: Callbacks = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.workspace = workspace
+        self.on_alarm_callback = on_alarm_callback
 
     def step(self, context: Context, origin: Origin) -> str:
         from mlops_provider.steps import monitor
@@ -95,6 +103,8 @@ class DetectDriftOperator(PartitionStepOperator):
         for sentence in (*found["reasons"], *found["warnings"]):
             self.log.info("%s", sentence)
         self.log.info("Drift alarm." if found["alarm"] else "No drift alarm.")
+        if found["alarm"]:
+            _tell(self, context, self.on_alarm_callback, partition=self.partition, summary=" ".join(found["reasons"]))
         return record
 
 
@@ -106,15 +116,17 @@ class DecideRetrainOperator(PartitionStepOperator):
     :param partition: Partition key such as ``2013-01``; by default the run's own key. (templated)
     :param performance: Ledger ID of the partition's performance record. (templated)
     :param drift: Ledger ID of the partition's drift record. (templated)
+    :param on_retrain_callback: Whom to tell that it is trained again; as ``on_alarm_callback`` of the drift operator.
     :return: The decision: ``retrain``, ``trigger``, ``reasons``, ``through`` and ``cause``, the training's run ID.
     """
 
     template_fields: Sequence[str] = (*PartitionStepOperator.template_fields, "performance", "drift")
 
-    def __init__(self, *, performance: str, drift: str, **kwargs: Any) -> None:
+    def __init__(self, *, performance: str, drift: str, on_retrain_callback: Callbacks = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.performance = performance
         self.drift = drift
+        self.on_retrain_callback = on_retrain_callback
 
     def step(self, context: Context, origin: Origin) -> Mapping[str, Any]:
         from mlops_provider.steps import monitor
@@ -125,4 +137,15 @@ class DecideRetrainOperator(PartitionStepOperator):
         self.log.info("%s: %s", "Retrain" if decision["retrain"] else "Keep", " ".join(decision["reasons"]))
         if not decision["retrain"]:
             self.stop_here(context, decision)
+        reasons = " ".join(decision["reasons"])
+        _tell(self, context, self.on_retrain_callback, partition=self.partition, summary=f"Retrain: {reasons}")
         return decision
+
+
+def _tell(operator: ModelStepOperator, context: Context, callbacks: Callbacks, **about: str) -> None:
+    """Call those who asked to be told, as Airflow calls its own callbacks: one that fails stops nobody."""
+    for callback in [callbacks] if callable(callbacks) else callbacks or ():
+        try:
+            callback({**context, "mlops": {"model": operator.spec.name, **about}})
+        except Exception:  # the decision stands, and its task would fail over a message
+            operator.log.exception("A callback of %s failed.", operator.task_id)

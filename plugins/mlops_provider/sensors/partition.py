@@ -53,7 +53,9 @@ class LabelsSensor(PartitionStepOperator):
         self.log.info("Waiting for the labels of %s, due on %s, and for %s.", key, due.date(), table)
         give_up_at = max(due, datetime.now(UTC)) + timedelta(seconds=self.wait_timeout)
         self.defer(
-            trigger=PartitionTrigger(table, key, due.isoformat(), give_up_at.isoformat(), self.poll_interval),
+            trigger=PartitionTrigger(
+                table, key, due.isoformat(), give_up_at.isoformat(), self.poll_interval, self.tables_conn_id
+            ),
             method_name=self.execute_complete.__name__,
         )
 

@@ -15,6 +15,7 @@ def run(
     ledger_url: str,
     registry_uri: str,
     spool_dir: str | Path,
+    spool_uri: str = "",
     name: str = "server",
     advertised_url: str = "",
     workers: int = 2,
@@ -29,6 +30,7 @@ def run(
     :param ledger_url: SQLAlchemy URL of the ledger to follow.
     :param registry_uri: MLflow tracking URI to load versions from.
     :param spool_dir: Folder of the prediction log, on a local disk; each model gets a folder below.
+    :param spool_uri: Address on S3 to which its sealed segments are moved; by default they stay.
     :param name: Name of this replica, unique among those of a model.
     :param advertised_url: Where rollouts reach this replica; by default host and port.
     :param workers: Predictions computed at the same time.
@@ -49,6 +51,7 @@ def run(
         ledger_url=ledger_url,
         registry_uri=registry_uri,
         spool_dir=Path(spool_dir),
+        spool_uri=spool_uri,
         name=name,
         advertised_url=advertised_url,
         workers=workers,

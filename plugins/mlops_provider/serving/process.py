@@ -35,6 +35,7 @@ def serve(
     ledger_url: str,
     registry_uri: str,
     spool_dir: Path,
+    spool_uri: str = "",
     name: str,
     advertised_url: str,
     workers: int,
@@ -53,7 +54,8 @@ def serve(
     ledger, registry = Ledger(ledger_url), Registry(registry_uri)
     served = []
     for model in models:
-        log = SegmentWriter(spool_dir / model, name)
+        ship_to = f"{spool_uri.rstrip('/')}/{model}" if spool_uri else ""
+        log = SegmentWriter(spool_dir / model, name, ship_to=ship_to)
         follower = Follower(model, replica=log.replica, url=url, ledger=ledger, load=partial(load, registry, ledger))
         served.append(ServedModel(follower, log))
     app = ModelServerApp(served, workers=workers, threads=threads).starlette()

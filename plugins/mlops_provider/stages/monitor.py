@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mlops_provider.core.names import Task
 from mlops_provider.operators.monitor import (
+    Callbacks,
     DecideRetrainOperator,
     DeliverPredictionsOperator,
     DetectDriftOperator,
@@ -15,18 +16,26 @@ from mlops_provider.sensors.partition import LabelsSensor
 from mlops_provider.stages.resources import resources
 
 
-def monitor(model_yaml: str, *, train_dag: str) -> None:
+def monitor(
+    model_yaml: str,
+    *,
+    train_dag: str,
+    on_alarm_callback: Callbacks = None,
+    on_retrain_callback: Callbacks = None,
+) -> None:
     """
     Watch a partition and start a training if the policy says so.
 
     :param model_yaml: Path of the use case's ``model.yaml``.
     :param train_dag: DAG that trains; started with the decision's cause as its run ID.
+    :param on_alarm_callback: Notifiers to call when drift raises an alarm.
+    :param on_retrain_callback: Notifiers to call when the model is trained again.
     """
     labels = LabelsSensor(**resources(model_yaml, Task.WAIT_FOR_LABELS))
     delivered = DeliverPredictionsOperator(**resources(model_yaml, Task.DELIVER_PREDICTIONS))
     outcomes = RecordOutcomesOperator(**resources(model_yaml, Task.RECORD_OUTCOMES))
     performance = MeasurePerformanceOperator(**resources(model_yaml, Task.MEASURE_PERFORMANCE))
-    drift = DetectDriftOperator(**resources(model_yaml, Task.DETECT_DRIFT))
+    drift = DetectDriftOperator(**resources(model_yaml, Task.DETECT_DRIFT), on_alarm_callback=on_alarm_callback)
     labels >> [delivered, outcomes, drift]
     [delivered, outcomes] >> performance
 
@@ -35,6 +44,7 @@ def monitor(model_yaml: str, *, train_dag: str) -> None:
         multiple_outputs=True,
         performance=performance.output,
         drift=drift.output,
+        on_retrain_callback=on_retrain_callback,
     )
     start = StartDagRunOperator(
         task_id=Task.START_TRAINING,

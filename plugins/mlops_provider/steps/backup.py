@@ -69,7 +69,7 @@ def backup(places: Places, folder: Path) -> Manifest:
     count = archive.add_lines(LEDGER, (record.as_json() for record in _whole(stores.ledger.everything(), head)))
     log.info("ledger: %s records", count)
     _add_tables(archive, _tables_tree(stores))
-    _add_tree(archive, REPORTS, Tree(str(stores.reports.root)))
+    _add_tree(archive, REPORTS, stores.reports.tree)
     rows = archive.add_lines(REGISTRY, mlflow_database.dumped(places.registry_database))
     locations = mlflow_database.locations(archive.lines(REGISTRY))
     for number, location in enumerate(locations):
@@ -123,7 +123,7 @@ def restore(places: Places, folder: Path) -> Manifest:
     archive.entries = dict(manifest.files)
     _put_back(archive, TABLES, _tables_tree(stores))
     _note_moves(archive, stores, str(manifest.about["tables_root"]))
-    _put_back(archive, REPORTS, Tree(str(stores.reports.root)))
+    _put_back(archive, REPORTS, stores.reports.tree)
     if places.spool:
         _put_back(archive, SPOOL, Tree(str(places.spool)))
     elif archive.below(SPOOL):
@@ -155,7 +155,7 @@ def _require_empty(places: Places) -> None:
     occupied = [
         (stores.ledger.head() is not None, "the ledger (MLOPS_LEDGER_URL) has records"),
         (bool(_tables_tree(stores).names()), f"{stores.tables.root} (MLOPS_TABLES_URI) has files"),
-        (bool(Tree(str(stores.reports.root)).names()), f"{stores.reports.root} (MLOPS_REPORTS_URI) has files"),
+        (bool(stores.reports.tree.names()), f"{stores.reports.root} (MLOPS_REPORTS_URI) has files"),
         (places.spool is not None and bool(Tree(str(places.spool)).names()), "MLOPS_SPOOL_DIR has files"),
         (not mlflow_database.is_empty(places.registry_database), "MLflow's database has runs or models"),
     ]

@@ -49,7 +49,7 @@ def land(spec: ModelSpec, stores: Stores, partition: str, *, origin: Origin) -> 
     """
     month = partitions.check(partition)
     writer = stores.tables.replace_partition(stores.tables.uri(spec.name, Table.RAW), month)
-    frame = read_source(spec, "land", month)
+    frame = read_source(spec, stores, "land", month)
     expectations = validations.load_expectations(spec.expectations_path)
     blocking = [expectation for expectation in expectations if expectation.severity == "block"]
     checked = validations.validate(frame, blocking)

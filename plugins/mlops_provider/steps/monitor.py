@@ -40,15 +40,16 @@ def deliver_predictions(
     """
     Append the server's sealed prediction segments to the prediction log, each exactly once.
 
-    :param spool_dir: Folder that holds a folder of segments per model; by default ``MLOPS_SPOOL_DIR``.
+    :param spool_dir: Folder, or address on S3, that holds a folder of segments per model; by default
+        ``MLOPS_SPOOL_URI``, else ``MLOPS_SPOOL_DIR``.
     :return: Rows and segments delivered.
     :raises ConfigurationError: No folder is named. Not retried.
     """
-    folder = spool_dir or os.environ.get(Environment.SPOOL_DIR)
+    folder = spool_dir or os.environ.get(Environment.SPOOL_URI) or os.environ.get(Environment.SPOOL_DIR)
     if not folder:
         raise ConfigurationError(f"Where are the predictions? Pass spool_dir or set {Environment.SPOOL_DIR}.")
     uri = stores.tables.uri(spec.name, Table.PREDICTION_LOG)
-    delivery = segments.deliver(stores.tables, uri, Path(folder) / spec.name)
+    delivery = segments.deliver(stores.tables, uri, f"{folder.rstrip('/')}/{spec.name}", stores.spool_s3())
     _record_deliveries(spec, stores, uri, origin)
     return {"rows": delivery.rows, "segments": delivery.segments}
 

@@ -31,7 +31,7 @@ def record_outcomes(spec: ModelSpec, stores: Stores, partition: str, *, origin: 
     """
     month = partitions.check(partition)
     writer = stores.tables.replace_partition(stores.tables.uri(spec.name, Table.OUTCOMES), month)
-    frame = _checked(spec, month, read_source(spec, "outcomes", month))
+    frame = _checked(spec, month, read_source(spec, stores, "outcomes", month))
     written = writer.write(frame, origin_key=origin.key)
     stores.ledger.append(
         Kind.OUTCOMES,

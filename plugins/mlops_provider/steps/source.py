@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mlops_provider.spec import ModelSpec
+    from mlops_provider.spec_parts import Source
+    from mlops_provider.stores.suite import Stores
 
 _UNREADABLE = (
     FileNotFoundError,
@@ -30,17 +32,18 @@ _UNREADABLE = (
 """What libraries raise for files that are missing, cut short or damaged; their messages hold no rows."""
 
 
-def read_source(spec: ModelSpec, function: Literal["land", "outcomes"], partition: str) -> pd.DataFrame:
+def read_source(spec: ModelSpec, stores: Stores, function: Literal["land", "outcomes"], partition: str) -> pd.DataFrame:
     """
-    Give what the use case's *function* reads for a partition.
+    Give what the use case's *function* makes of a partition: of what is delivered, if a source is declared for it.
 
     :raises SourceError: The source is missing, truncated, unreadable, or not what the function expects. Not retried.
     :raises TransientError: It does not answer. Retried.
     """
-    name = getattr(spec.functions, function)
+    name, source = getattr(spec.functions, function), spec.source(function)
     what = f"The source of {spec.name} {partition}"
     try:
-        return feature_frames.frame_of(spec.function(function)(partition), name)
+        delivered = [] if source is None else [_delivered(stores, source, partition)]
+        return feature_frames.frame_of(spec.function(function)(partition, *delivered), name)
     except _UNREADABLE as error:
         raise SourceError(f"{what} cannot be read: {error}. Mend it, then clear this task.") from error
     except OSError as error:
@@ -54,3 +57,9 @@ def read_source(spec: ModelSpec, function: Literal["land", "outcomes"], partitio
             f"{what} is not what {name} expects ({type(error).__name__}; the task's log has the place). "
             "Mend the source or the function, then clear this task."
         ) from error
+
+
+def _delivered(stores: Stores, source: Source, partition: str) -> pd.DataFrame:
+    if source.sql:
+        return stores.sources.query(source.query(partition), source.conn_id)
+    return stores.sources.file(source.address(partition), source.conn_id)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from pyarrow.dataset import field
 from mlops_provider.core.names import PARTITION
 from mlops_provider.exceptions import SourceError, StoreUnavailableError
 from mlops_provider.stores import layouts
+from mlops_provider.stores.s3 import S3
 
 Options = Mapping[str, str]
 
@@ -29,6 +31,8 @@ _RECENT = 20
 _RESTORED = "RESTORE"
 """Operation by which a person brings an earlier version back."""
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""deltalake colours its messages, also where nobody sees colours."""
 _DISK_FULL = ("no space left", "quota exceeded", "file too large")
 _AWAY = (
     "generic s3 error",
@@ -41,9 +45,8 @@ _AWAY = (
 
 def existing(uri: str, options: Options) -> DeltaTable | None:
     """Newest version of the table; None if there is none."""
-    with explained(uri):
-        there = DeltaTable.is_deltatable(uri, storage_options=dict(options) or None)
-        return opened(uri, options) if there else None
+    there = DeltaTable.is_deltatable(uri, storage_options=dict(options) or None)
+    return opened(uri, options) if there else None
 
 
 def opened(uri: str, options: Options, version: int | None = None) -> DeltaTable:
@@ -68,7 +71,7 @@ def opened(uri: str, options: Options, version: int | None = None) -> DeltaTable
 def created(uri: str, options: Options, schema: pa.Schema) -> DeltaTable:
     """Make an empty table as version 0; whoever comes second gets the first one's."""
     # Without retries: deltalake would rebase a creation that comes second into another protocol commit.
-    with suppress(CommitFailedError):
+    try:
         DeltaTable.create(
             uri,
             schema,
@@ -79,6 +82,9 @@ def created(uri: str, options: Options, schema: pa.Schema) -> DeltaTable:
             storage_options=dict(options) or None,
             commit_properties=CommitProperties(max_commit_retries=0),
         )
+    except CommitFailedError as error:
+        if _away(str(error)):
+            raise
     return opened(uri, options)
 
 
@@ -105,9 +111,16 @@ def committed(
                 schema_mode=merge,
                 commit_properties=properties,
             )
-    except CommitFailedError:
+    except CommitFailedError as error:
+        if _away(str(error)):
+            raise
         return False
     return True
+
+
+def _away(said: str) -> bool:
+    """Whether it was the store that failed, and no other writer that was faster."""
+    return any(words in said.lower() for words in _AWAY)
 
 
 def _is(partition: str) -> str:
@@ -191,12 +204,18 @@ def commits(handle: DeltaTable, limit: int | None) -> list[dict[str, Any]]:
             return found
 
 
+def newest(handle: DeltaTable, key: str) -> str | None:
+    """What the newest of the recent commits that says anything of *key* says; None if none does."""
+    return next((str(commit[key]) for commit in handle.history(_RECENT) if key in commit), None)
+
+
 @contextmanager
-def explained(uri: str) -> Iterator[None]:
+def explained(uri: str, s3: S3 | None = None) -> Iterator[None]:
     """
     Say in words what the file system or S3 answered.
 
     :raises StoreUnavailableError: Disk full, or the store cannot be reached. Retried.
+    :raises ConfigurationError: S3 refuses the credentials. Not retried.
     :raises SourceError: A file of this version is gone. Not retried.
     """
     try:
@@ -206,13 +225,17 @@ def explained(uri: str) -> Iterator[None]:
             f"{uri}: files of this version are gone; the table was vacuumed or its folder was cleaned by hand."
         ) from error
     except (DeltaError, OSError) as error:
-        said = " ".join(str(error).split())
+        said = " ".join(_COLOURS.sub("", str(error)).split())
         if any(words in said.lower() for words in _DISK_FULL):
             raise StoreUnavailableError(
                 f"Disk full while writing {uri}. Nothing of this write is visible; free space there (or choose "
                 "another folder in MLOPS_TABLES_URI) and let the task retry."
             ) from error
-        if isinstance(error, OSError) or any(words in said.lower() for words in _AWAY):
+        if s3 and (refusal := s3.refusal(uri, said)):
+            raise refusal from error
+        if isinstance(error, OSError) or _away(said):
+            if s3:
+                raise s3.away(uri, said) from error
             raise StoreUnavailableError(
                 f"The table store at {uri} cannot be reached. Check MLOPS_TABLES_URI (or the connection), the network "
                 f"and the credentials. It said: {said[:300]}"

@@ -132,6 +132,12 @@ class Ledger:
             )
         return found
 
+    @property
+    def identity(self) -> str | None:
+        """Digest of the first record, which tells this ledger from every other; None while there is none."""
+        first = self._first(records.c.seq == 1)
+        return first.digest if first else None
+
     def find(self, kind: str, key: str) -> Record | None:
         """The record of *kind* under *key*."""
         return self._first(records.c.kind == str(kind), records.c.key == key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mlops_provider.exceptions import ConcurrentWriteError
-from mlops_provider.stores.segments import Segment, SegmentWriter, seal_abandoned, sealed_segments
+from mlops_provider.stores.s3 import S3, is_s3
+from mlops_provider.stores.segments import (
+    Segment,
+    SegmentWriter,
+    ShippedSegment,
+    seal_abandoned,
+    sealed_segments,
+    shipped_segments,
+)
 
 if TYPE_CHECKING:
     from mlops_provider.stores.tables import Tables
@@ -35,7 +43,7 @@ class Delivery:
     segments: int
 
 
-def deliver(tables: Tables, uri: str, spool_dir: Path | str) -> Delivery:
+def deliver(tables: Tables, uri: str, spool_dir: Path | str, s3: S3 | None = None) -> Delivery:
     """
     Append every sealed segment to a table, each exactly once, then remove its file.
 
@@ -43,17 +51,17 @@ def deliver(tables: Tables, uri: str, spool_dir: Path | str) -> Delivery:
     left open when it was killed is sealed and delivered as well.
 
     :param uri: The table's address.
-    :param spool_dir: Folder of the model's segments, as the writers know it.
+    :param spool_dir: Folder of the model's segments as the writers know it, or the address on S3 they ship them to.
+    :param s3: Access to S3, if they are there; by default with what the environment holds.
     :return: What was appended by this call.
     :raises StoreUnavailableError: The table can't be written; what was not delivered stays. Retried.
     :raises ConcurrentWriteError: Other deliveries kept coming in between. Retried.
     """
-    for folder in Path(spool_dir).glob("*/"):
-        seal_abandoned(folder)
+    waiting = _waiting(spool_dir, s3)
     done: list[Delivery] = []
     for attempt in range(_ATTEMPTS):
         try:
-            done.extend(_delivered(tables, uri, batch) for batch in _batches(sealed_segments(spool_dir)))
+            done.extend(_delivered(tables, uri, batch) for batch in _batches(waiting()))
             break
         except (ConcurrentWriteError, FileNotFoundError):  # another delivery takes the same segments
             if attempt == _ATTEMPTS - 1:
@@ -68,28 +76,38 @@ def delivered_after(tables: Tables, uri: str, version: int) -> tuple[Delivery, i
     return Delivery(rows, segments), commits[-1]["version"] if commits else version
 
 
-def _delivered(tables: Tables, uri: str, batch: list[Segment]) -> Delivery:
+def _waiting(spool_dir: Path | str, s3: S3 | None) -> Callable[[], Sequence[Segment | ShippedSegment]]:
+    """What lists the segments that wait. Of a folder, what killed replicas left open is sealed first."""
+    if is_s3(str(spool_dir)):
+        access, address = s3 or S3(), str(spool_dir)
+        return lambda: shipped_segments(address, access)
+    for folder in Path(spool_dir).glob("*/"):
+        seal_abandoned(folder)
+    return lambda: sealed_segments(spool_dir)
+
+
+def _delivered(tables: Tables, uri: str, batch: list[Segment | ShippedSegment]) -> Delivery:
     """Append a batch of one replica in one commit."""
     replica = batch[0].replica
     last = tables.appended(uri, replica)
     fresh = [segment for segment in batch if segment.sequence > last]
-    rows = [json.loads(line) for segment in fresh for line in segment.path.read_bytes().splitlines()]
+    rows = [json.loads(line) for segment in fresh for line in segment.read().splitlines()]
     if rows:
         about = {_ROWS: str(len(rows)), _SEGMENTS: str(len(fresh))}
         tables.append_once(uri, _frame(rows), app_id=replica, sequence=fresh[-1].sequence, after=last, about=about)
     for segment in batch:
-        segment.path.unlink(missing_ok=True)
+        segment.remove()
     return Delivery(len(rows), len(fresh))
 
 
-def _batches(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
+def _batches(segments: Iterable[Segment | ShippedSegment]) -> Iterator[list[Segment | ShippedSegment]]:
     """Segments of one replica each, in their order, as many together as fit into memory with ease."""
     for _, ordered in groupby(segments, key=lambda segment: segment.replica):
-        batch: list[Segment] = []
+        batch: list[Segment | ShippedSegment] = []
         size = 0
         for segment in ordered:
             batch.append(segment)
-            size += segment.path.stat().st_size
+            size += segment.size
             if size >= _BATCH_BYTES:
                 yield batch
                 batch, size = [], 0

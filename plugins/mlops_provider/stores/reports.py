@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-
-from upath import UPath
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from mlops_provider.core.origin import Origin
 from mlops_provider.exceptions import StoreUnavailableError
+from mlops_provider.stores.s3 import S3, is_s3
+from mlops_provider.stores.trees import Tree
 
 
 class Reports:
@@ -15,10 +16,17 @@ class Reports:
     A folder or bucket of HTML pages at ``dag/run/task[/map]/name``.
 
     :param root_uri: A folder, or an address such as ``s3://bucket/prefix``.
+    :param s3: Access to S3, if the root is there; by default with what the environment holds.
     """
 
-    def __init__(self, root_uri: str) -> None:
-        self.root = UPath(root_uri)
+    def __init__(self, root_uri: str, s3: S3 | None = None) -> None:
+        self.root = root_uri.rstrip("/") or "/"
+        self.s3 = (s3 or S3()) if is_s3(root_uri) else None
+
+    @property
+    def tree(self) -> Tree:
+        """All files of it."""
+        return Tree(self.root, self.s3.filesystem() if self.s3 else None)
 
     def write(self, origin: Origin, name: str, html: str) -> str:
         """
@@ -26,8 +34,12 @@ class Reports:
 
         :return: Path below the root.
         :raises StoreUnavailableError: It can't be written. Retried.
+        :raises ConfigurationError: S3 refuses the credentials. Not retried.
         """
-        relative = f"{origin.path}/{name}"
+        relative = _checked(f"{origin.path}/{name}")
+        if self.s3 is not None:
+            self.s3.write(f"{self.root}/{relative}", html.encode(), media_type="text/html; charset=utf-8")
+            return relative
         place = self._inside(relative)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -45,21 +57,31 @@ class Reports:
 
         :raises FileNotFoundError: There is none at this path, or the path leaves the root.
         :raises StoreUnavailableError: It can't be read. Retried.
+        :raises ConfigurationError: S3 refuses the credentials. Not retried.
         """
-        place = self._inside(relative)
+        if self.s3 is not None:
+            return self.s3.read(f"{self.root}/{_checked(relative)}")
+        place = self._inside(_checked(relative))
         try:
-            return bytes(place.read_bytes())
+            return place.read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise FileNotFoundError(relative) from None
         except OSError as error:
             raise StoreUnavailableError(f"Report {relative} can't be read: {error.strerror or error}.") from error
 
-    def _inside(self, relative: str) -> UPath:
-        """Refuse what is not strictly below the root, through links too."""
-        parts = PurePosixPath(relative).parts
-        if not parts or relative.startswith("/") or any(part in ("..", ".") or "\\" in part for part in parts):
-            raise FileNotFoundError(relative)
-        place = self.root.joinpath(*parts)
-        if self.root.protocol in ("", "file") and not place.resolve().is_relative_to(self.root.resolve()):
+    def _inside(self, relative: str) -> Path:
+        """Refuse what a link leads out of the folder."""
+        parts = urlsplit(self.root)
+        root = Path(unquote(parts.path)) if parts.scheme == "file" else Path(self.root)
+        place = root / relative
+        if not place.resolve().is_relative_to(root.resolve()):
             raise FileNotFoundError(relative)
         return place
+
+
+def _checked(relative: str) -> str:
+    """Refuse a path that is not strictly below the root."""
+    parts = PurePosixPath(relative).parts
+    if not parts or relative.startswith("/") or any(part in ("..", ".") or "\\" in part for part in parts):
+        raise FileNotFoundError(relative)
+    return "/".join(parts)

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlops_provider.exceptions import ConfigurationError, StoreUnavailableError
+from mlops_provider.exceptions import ConfigurationError, MLOpsError, StoreUnavailableError
+from mlops_provider.stores.s3 import S3
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,46 @@ class Segment:
     replica: str
     sequence: int
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.path.stat().st_size
+
+    def read(self) -> bytes:
+        """Its lines."""
+        return self.path.read_bytes()
+
+    def remove(self) -> None:
+        """Forget it: it was delivered."""
+        self.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ShippedSegment:
+    """A sealed segment on S3, as :class:`Segment`."""
+
+    uri: str
+    size: int
+    s3: S3
+
+    @property
+    def replica(self) -> str:
+        """Who wrote it."""
+        return self.uri.split("/")[-2]
+
+    @property
+    def sequence(self) -> int:
+        """The how-manieth it is, from 1."""
+        return int(self.uri.rpartition("/")[2].removesuffix(_SEALED))
+
+    def read(self) -> bytes:
+        """Its lines."""
+        return self.s3.read(self.uri)
+
+    def remove(self) -> None:
+        """Forget it: it was delivered."""
+        self.s3.delete(self.uri)
+
 
 class SegmentWriter:
     """
@@ -45,15 +86,27 @@ class SegmentWriter:
     :param name: Name of the replica, unique among those that share *spool_dir*.
     :param max_bytes: Size after which a segment is sealed.
     :param max_seconds: Age after which a segment that has rows is sealed.
+    :param ship_to: Address on S3 to which sealed segments are moved, in their order, by a replica whose folder the
+        delivering task can't see; ``<ship_to>/<replica>/<sequence>.sealed``.
+    :param s3: Access to it; by default with what the environment holds.
     :raises ConfigurationError: Another process writes under this name. Not retried.
     """
 
     def __init__(
-        self, spool_dir: Path | str, name: str, *, max_bytes: int = 8_000_000, max_seconds: float = 5.0
+        self,
+        spool_dir: Path | str,
+        name: str,
+        *,
+        max_bytes: int = 8_000_000,
+        max_seconds: float = 5.0,
+        ship_to: str = "",
+        s3: S3 | None = None,
     ) -> None:
         self.folder = Path(spool_dir) / name
         self.max_bytes = max_bytes
         self.max_seconds = max_seconds
+        self.ship_to = ship_to.rstrip("/")
+        self.s3 = (s3 or S3()) if ship_to else None
         self._mutex = threading.Lock()
         self._stopping = threading.Event()
         self._file: int | None = None
@@ -71,6 +124,10 @@ class SegmentWriter:
         _seal_leftovers(self.folder)
         self._keeper = threading.Thread(target=self._keep, name=f"segments-{name}", daemon=True)
         self._keeper.start()
+        # A thread of its own: S3 may take long to answer, and what is logged meanwhile has to reach the disk.
+        self._shipper = threading.Thread(target=self._keep_shipping, name=f"shipping-{name}", daemon=True)
+        if self.s3 is not None:
+            self._shipper.start()
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """
@@ -94,12 +151,15 @@ class SegmentWriter:
                 self._tend(self._seal)
 
     def close(self) -> None:
-        """Seal what is open; nothing can be appended afterwards."""
+        """Seal what is open, and ship it; nothing can be appended afterwards."""
         self._stopping.set()
         self._keeper.join()
+        if self.s3 is not None:
+            self._shipper.join()
         with self._mutex:
             self._seal()
-            os.close(self._lock)
+        self._ship()
+        os.close(self._lock)
 
     def _open(self) -> None:
         # The number is kept before it is used, so it can't come back after the segment was delivered and removed.
@@ -153,6 +213,22 @@ class SegmentWriter:
                 if time.monotonic() - self._opened >= self.max_seconds:
                     self._tend(self._seal)
 
+    def _keep_shipping(self) -> None:
+        while not self._stopping.wait(1.0):
+            self._ship()
+
+    def _ship(self) -> None:
+        """Move sealed segments to S3, oldest first; what can't be moved now stays, with all that follow it."""
+        if self.s3 is None:
+            return
+        for segment in _sealed_in(self.folder):
+            try:
+                self.s3.write(f"{self.ship_to}/{segment.replica}/{segment.path.name}", segment.read())
+                segment.remove()
+            except (MLOpsError, OSError) as error:
+                log.error("The prediction log in %s stays there for now: %s", self.folder, error)
+                return
+
     def _tend(self, action: Callable[[], None]) -> None:
         """Do what can wait: rows were logged before, so a failure is told and tried again in a second."""
         try:
@@ -163,11 +239,18 @@ class SegmentWriter:
 
 def sealed_segments(spool_dir: Path | str) -> list[Segment]:
     """List the segments below *spool_dir* that wait for delivery, in the order they were written."""
-    found = []
-    for path in sorted(Path(spool_dir).glob(f"*/*{_SEALED}")):
-        replica = f"{path.parent.name}-{_identity(path.parent)}"
-        found.append(Segment(path, replica, int(path.stem)))
-    return found
+    return [segment for folder in sorted(Path(spool_dir).glob("*/")) for segment in _sealed_in(folder)]
+
+
+def shipped_segments(uri: str, s3: S3) -> list[ShippedSegment]:
+    """List the segments below an address on S3, in the order they were written."""
+    return [ShippedSegment(found, size, s3) for found, size in s3.sizes(uri).items() if found.endswith(_SEALED)]
+
+
+def _sealed_in(folder: Path) -> list[Segment]:
+    paths = sorted(folder.glob(f"*{_SEALED}"))
+    replica = f"{folder.name}-{_identity(folder)}" if paths else ""
+    return [Segment(path, replica, int(path.stem)) for path in paths]
 
 
 def _locked(folder: Path, *, patience: float) -> int | None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from mlops_provider.stores.ledger import Ledger
     from mlops_provider.stores.registry import Registry
     from mlops_provider.stores.reports import Reports
+    from mlops_provider.stores.s3 import S3
+    from mlops_provider.stores.sources import Sources
     from mlops_provider.stores.tables import Tables
 
 
@@ -27,7 +29,7 @@ class Stores:
     :param registry_uri: MLflow's tracking URI.
     :param ledger_url: Database URL of the ledger.
     :param reports_uri: Root of the reports; by default a folder beside the tables.
-    :param storage_options: Access to the tables' object store, as deltalake takes it.
+    :param s3: Access to S3, where tables and reports may lie; by default with what the environment holds.
     """
 
     def __init__(
@@ -37,13 +39,13 @@ class Stores:
         registry_uri: str | None = None,
         ledger_url: str | None = None,
         reports_uri: str | None = None,
-        storage_options: Mapping[str, str] | None = None,
+        s3: S3 | None = None,
     ) -> None:
         self.tables_uri = tables_uri
         self.registry_uri = registry_uri
         self.ledger_url = ledger_url
         self.reports_uri = reports_uri
-        self.storage_options = storage_options
+        self.s3 = s3
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Stores:
@@ -60,7 +62,7 @@ class Stores:
         """The versioned tables."""
         from mlops_provider.stores.tables import Tables
 
-        return Tables(_given(self.tables_uri, Environment.TABLES_URI), self.storage_options)
+        return Tables(_given(self.tables_uri, Environment.TABLES_URI), self.s3, self.ledger_identity)
 
     @cached_property
     def registry(self) -> Registry:
@@ -76,13 +78,33 @@ class Stores:
 
         return Ledger(_given(self.ledger_url, Environment.LEDGER_URL))
 
+    def ledger_identity(self) -> str | None:
+        """Which ledger knows what these stores hold; None if none is declared, or it is empty."""
+        try:
+            return self.ledger.identity
+        except ConfigurationError:
+            return None
+
+    def spool_s3(self) -> S3:
+        """Access to S3 for prediction segments that were shipped there."""
+        from mlops_provider.stores.s3 import S3
+
+        return self.s3 or S3()
+
+    @cached_property
+    def sources(self) -> Sources:
+        """What others deliver."""
+        from mlops_provider.stores.sources import Sources
+
+        return Sources()
+
     @cached_property
     def reports(self) -> Reports:
         """The rendered reports."""
         from mlops_provider.stores.reports import Reports
 
         beside = f"{self.tables_uri.rstrip('/')}/{REPORTS_FOLDER}" if self.tables_uri else None
-        return Reports(_given(self.reports_uri or beside, Environment.REPORTS_URI))
+        return Reports(_given(self.reports_uri or beside, Environment.REPORTS_URI), self.s3)
 
 
 def _given(address: str | None, variable: Environment) -> str:

@@ -8,7 +8,9 @@ it plus one; Delta refuses the second of two commits under one number. So the tr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,17 +25,18 @@ from mlops_provider.core.names import PARTITION
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import ConcurrentWriteError, ConfigurationError, SourceError
 from mlops_provider.stores import delta, frames, layouts
+from mlops_provider.stores.s3 import S3, is_s3
 from mlops_provider.stores.trees import Tree
 
 _PARTITION = "mlops.partition"
 _CONTENT = "mlops.content"
 _ORIGIN = "mlops.origin"
+_LEDGER = "mlops.ledger"
+
+_TAKE_OVER = "MLOPS_TABLES_TAKE_OVER"
 
 _ATTEMPTS = 20
 """Tries of one commit while writers of other partitions come in between."""
-
-# deltalake's own limits (10 retries, 180 s) would keep a task waiting for minutes when the address is wrong.
-_S3_LIMITS = {"max_retries": "3", "retry_timeout": "10s", "connect_timeout": "5s"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +61,21 @@ class Tables:
     Tables below one root.
 
     :param root: Folder, ``file://`` or ``s3://`` address.
-    :param storage_options: deltalake's options for S3 (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ...). The
-        environment's ``AWS_*`` variables fill in what is not named.
+    :param s3: Access to S3, if the root is there; by default with what the environment holds.
+    :param ledger: Gives the identity of the ledger that knows what is written here; it is kept with each commit, and a
+        table whose newest commit names another ledger is not written to: two environments would take each other's
+        months for their own.
     """
 
-    def __init__(self, root: str, storage_options: Mapping[str, str] | None = None) -> None:
+    def __init__(self, root: str, s3: S3 | None = None, ledger: Callable[[], str | None] = lambda: None) -> None:
         self.root = _plain(root)
-        limits = _S3_LIMITS if self.root.startswith("s3") else {}
-        self.storage_options = {**limits, **(storage_options or {})}
+        self.ledger = ledger
+        self.s3 = (s3 or S3()) if is_s3(self.root) else None
+
+    @property
+    def storage_options(self) -> dict[str, str]:
+        """Deltalake's options, with credentials as they are now."""
+        return self.s3.storage_options() if self.s3 else {}
 
     def uri(self, model: str, table: str) -> str:
         """Full address of a model's table."""
@@ -104,7 +114,7 @@ class Tables:
         :raises StoreUnavailableError: Disk full, or the store cannot be reached. Retried.
         """
         for _ in range(_ATTEMPTS):
-            with delta.explained(uri):
+            with self.explained(uri):
                 handle = delta.existing(uri, self.storage_options) or delta.created(
                     uri, self.storage_options, frames.fitted(frame, None, where=uri).schema
                 )
@@ -116,23 +126,24 @@ class Tables:
                         f"{app_id!r} stands at {done} in {uri}, not at {after}: another delivery came in between. "
                         "Read what is left and deliver again."
                     )
+                owner = self.owned(handle)
                 rows = frames.fitted(frame, delta.schema(handle), where=uri, missing_as_null=True)
                 transaction = Transaction(app_id, sequence)
-                if delta.committed(handle, rows, transaction, partition=None, about=about or {}):
+                if delta.committed(handle, rows, transaction, partition=None, about={**owner, **(about or {})}):
                     return True
         raise _too_busy(uri)
 
     def appended(self, uri: str, app_id: str) -> int:
         """Last sequence that *app_id* has appended; 0 if none."""
-        handle = delta.existing(uri, self.storage_options)
+        handle = self._existing(uri)
         return (handle.transaction_version(app_id) or 0) if handle else 0
 
     def commits_after(self, uri: str, version: int) -> list[Mapping[str, Any]]:
         """What the commits after *version* say of themselves: ``version`` and their metadata, oldest first."""
-        handle = delta.existing(uri, self.storage_options)
+        handle = self._existing(uri)
         if handle is None or handle.version() <= version:
             return []
-        with delta.explained(uri):
+        with self.explained(uri):
             found = delta.commits(handle, handle.version() - version)
         return [commit for commit in reversed(found) if commit["version"] > version]
 
@@ -154,7 +165,7 @@ class Tables:
         uri, version = self._address(reference.table), reference.version
         if partitions is None and reference.partition is not None:
             partitions = [reference.partition]
-        with delta.explained(uri):
+        with self.explained(uri):
             handle = delta.opened(uri, self.storage_options, version if version >= 0 else None)
             there = delta.schema(handle).names
             wanted = list(columns) if columns is not None else [name for name in there if name != PARTITION]
@@ -165,7 +176,8 @@ class Tables:
     def all(self) -> list[str]:
         """Addresses of all tables of all models, in their order."""
         ends = f"/_delta_log/{0:020}.json"
-        return [f"{self.root}/{name.removesuffix(ends)}" for name in Tree(self.root).names() if name.endswith(ends)]
+        tree = Tree(self.root, self.s3.filesystem() if self.s3 else None)
+        return [f"{self.root}/{name.removesuffix(ends)}" for name in tree.names() if name.endswith(ends)]
 
     def pending_upgrades(self, uri: str) -> list[tuple[str, Callable[[], None]]]:
         """
@@ -174,12 +186,12 @@ class Tables:
         :raises ConfigurationError: A newer package made it. Not retried.
         """
         options = self.storage_options
-        with delta.explained(uri):
+        with self.explained(uri):
             handle = DeltaTable(uri, storage_options=options or None)
             steps = layouts.pending(uri, handle)
 
         def apply(step: layouts.Step) -> None:
-            with delta.explained(uri):
+            with self.explained(uri):
                 step.apply(handle)
                 handle.alter.set_table_description(layouts.mark(layouts.STEPS.index(step) + 1))
 
@@ -187,7 +199,7 @@ class Tables:
 
     def note_moved(self, uri: str, former: str) -> None:
         """Let references that name a table by its *former* address find it where it is now."""
-        with delta.explained(uri):
+        with self.explained(uri):
             delta.note_moved(delta.opened(uri, self.storage_options), former)
 
     def _address(self, recorded: str) -> str:
@@ -200,16 +212,16 @@ class Tables:
 
     def exists(self, uri: str) -> bool:
         """Whether there is a table at this address."""
-        return delta.existing(uri, self.storage_options) is not None
+        return self._existing(uri) is not None
 
     def version(self, uri: str) -> int | None:
         """Newest version of the table; None if there is no table."""
-        handle = delta.existing(uri, self.storage_options)
+        handle = self._existing(uri)
         return handle.version() if handle else None
 
     def partitions(self, uri: str) -> list[str]:
         """Partitions that hold rows, in rising order."""
-        handle = delta.existing(uri, self.storage_options)
+        handle = self._existing(uri)
         return delta.partitions(handle) if handle else []
 
     def fingerprint(self, source: TableRef, partitions: Sequence[str] | None = None) -> str:
@@ -220,15 +232,39 @@ class Tables:
         :raises SourceError: No such table or version. Not retried.
         """
         wanted = partitions if partitions is not None else [source.partition or ""]
-        with delta.explained(source.table):
+        with self.explained(source.table):
             handle = delta.opened(source.table, self.storage_options, source.version)
             return digest_of(delta.files(handle, wanted))
 
     def content(self, uri: str, partition: str) -> str | None:
         """Hash of what was last written to a partition; None if nothing was, or the table was restored since."""
-        handle = delta.existing(uri, self.storage_options)
+        handle = self._existing(uri)
         last = delta.last_commit(handle, _PARTITION, partition) if handle else None
         return str(last[_CONTENT]) if last else None
+
+    def owned(self, handle: DeltaTable) -> dict[str, str]:
+        """
+        What a commit says of its ledger.
+
+        :raises ConfigurationError: The newest commit is another environment's. Not retried.
+        """
+        ours, theirs = self.ledger(), delta.newest(handle, _LEDGER)
+        if theirs and theirs != ours and os.environ.get(_TAKE_OVER) != "1":
+            raise ConfigurationError(
+                f"{handle.table_uri} belongs to another environment: its newest commit is recorded in the ledger that "
+                f"begins with record {theirs}, ours {f'begins with {ours}' if ours else 'is empty'}. Nothing was "
+                "written. Give each environment a root of its own (MLOPS_TABLES_URI, or the host of its tables "
+                f"connection). If this ledger is to take the tables over, set {_TAKE_OVER}=1 for one run."
+            )
+        return {_LEDGER: ours} if ours else {}
+
+    def explained(self, uri: str) -> AbstractContextManager[None]:
+        """Say in words what went wrong with a table."""
+        return delta.explained(uri, self.s3)
+
+    def _existing(self, uri: str) -> DeltaTable | None:
+        with self.explained(uri):
+            return delta.existing(uri, self.storage_options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,12 +292,14 @@ class PartitionWriter:
         :raises DataRejectedError: Columns are missing or of another type than before. Not retried.
         :raises StoreUnavailableError: Disk full, or the store cannot be reached. Retried.
         """
-        options, where = self.tables.storage_options, f"{self.uri}, partition {self.partition}"
+        where = f"{self.uri}, partition {self.partition}"
         for _ in range(_ATTEMPTS):
-            with delta.explained(self.uri):
+            with self.tables.explained(self.uri):
+                options = self.tables.storage_options
                 handle = delta.existing(self.uri, options) or delta.created(
                     self.uri, options, frames.fitted(frame, None, where=where, partition=self.partition).schema
                 )
+                owner = self.tables.owned(handle)
                 last = delta.last_commit(handle, _PARTITION, self.partition)
                 rows = frames.fitted(
                     frame,
@@ -280,7 +318,7 @@ class PartitionWriter:
                         f"(by {last[_ORIGIN] if last else 'another writer'}) after this try began; it wrote nothing."
                     )
                 transaction = Transaction(_application(self.partition), self.sequence + 1)
-                about = {_PARTITION: self.partition, _CONTENT: content, _ORIGIN: origin_key}
+                about = {_PARTITION: self.partition, _CONTENT: content, _ORIGIN: origin_key, **owner}
                 if delta.committed(handle, rows, transaction, partition=self.partition, about=about):
                     return Written(self._ref(handle.version()), True, rows.num_rows, content)
         raise _too_busy(self.uri)

@@ -10,7 +10,9 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from mlops_provider.core import names
 from mlops_provider.exceptions import TransientError
+from mlops_provider.hooks.tables import TablesHook
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +28,17 @@ class PartitionTrigger(BaseTrigger):
     :param not_before: Moment in ISO 8601, UTC, before which it does not fire.
     :param give_up_at: Moment in ISO 8601, UTC, at which it fires without the partition.
     :param poll_interval: Seconds between looks.
+    :param tables_conn_id: Connection of the tables, for the credentials of a table on S3; asked for at each look.
     """
 
     def __init__(
-        self, table: str, partition: str, not_before: str, give_up_at: str, poll_interval: float = 30.0
+        self,
+        table: str,
+        partition: str,
+        not_before: str,
+        give_up_at: str,
+        poll_interval: float = 30.0,
+        tables_conn_id: str = names.TABLES_CONN,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.table = table
@@ -37,6 +46,7 @@ class PartitionTrigger(BaseTrigger):
         self.not_before = not_before
         self.give_up_at = give_up_at
         self.poll_interval = poll_interval
+        self.tables_conn_id = tables_conn_id
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Name the class and its arguments."""
@@ -48,6 +58,7 @@ class PartitionTrigger(BaseTrigger):
                 "not_before": self.not_before,
                 "give_up_at": self.give_up_at,
                 "poll_interval": self.poll_interval,
+                "tables_conn_id": self.tables_conn_id,
             },
         )
 
@@ -69,7 +80,7 @@ class PartitionTrigger(BaseTrigger):
 
         root, _, _ = self.table.rpartition("/")
         try:
-            return self.partition in Tables(root).partitions(self.table)
+            return self.partition in Tables(root, TablesHook(self.tables_conn_id).s3).partitions(self.table)
         except TransientError as error:
             log.warning("Asked again later: %s", error)
             return False

@@ -11,9 +11,11 @@ from html import escape
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import requires_access_dag
+from airflow.sdk.exceptions import AirflowNotFoundException
 from fastapi import Depends, FastAPI
 from fastapi.responses import HTMLResponse, Response
 
+from mlops_provider.core import names
 from mlops_provider.exceptions import MLOpsError
 from mlops_provider.hooks.tables import TablesHook
 
@@ -33,11 +35,19 @@ app = FastAPI(title="MLOps", docs_url=None, redoc_url=None, openapi_url=None)
     "/reports/{dag_id}/{path:path}",
     dependencies=[Depends(requires_access_dag("GET", DagAccessEntity.TASK_INSTANCE))],
 )
-def report(dag_id: str, path: str) -> Response:
-    """Give the report that a task of *dag_id* wrote; 404 in words if it wrote none, 503 if the store is away."""
+def report(dag_id: str, path: str, tables_conn_id: str = names.TABLES_CONN) -> Response:
+    """
+    Give the report that a task of *dag_id* wrote; 404 in words if it wrote none, 503 if the store is away.
+
+    :param tables_conn_id: The tables connection of that task. Whoever asks may name any, so only those of the right
+        type are opened, and only what lies below *dag_id* in their reports is read.
+    """
     try:
-        content = TablesHook().reports.read(f"{dag_id}/{path}")
-    except FileNotFoundError:
+        hook = TablesHook(tables_conn_id)
+        if not hook.from_environment and hook.get_connection(tables_conn_id).conn_type != hook.conn_type:
+            raise FileNotFoundError(tables_conn_id)
+        content = hook.reports.read(f"{dag_id}/{path}")
+    except (FileNotFoundError, AirflowNotFoundException):
         return page(404, "No report here", f"No task of {dag_id} has written a report at this place.")
     except (MLOpsError, ValueError) as error:
         return page(503, "Reports can't be opened", str(error))

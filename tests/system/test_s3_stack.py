@@ -1,0 +1,64 @@
+"""What only a stack on S3 has: a connection in Secrets Manager, awaited files, task logs on S3, SNS. `make test-s3`."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from mlops_provider.cli import local_aws
+from mlops_provider.core.names import Table
+from support.aws import Aws
+from support.stack import MODEL, RunningStack, month_of_flights, wait_until
+
+pytestmark = pytest.mark.skipif(os.environ.get("MLOPS_TEST_STORE") != "s3", reason="make test-s3 runs these")
+INGEST, MONITOR = "flight_delays_ingest", "flight_delays_monitor"
+
+
+def test_ingest_waits_deferred_for_its_file_with_a_connection_that_only_secrets_manager_has(
+    stack: RunningStack,
+) -> None:
+    assert stack.api.get("/connections/mlops_aws").status_code == 404
+    stack.start(INGEST, "awaited", partition_key="2013-05").raise_for_status()
+    wait_until(
+        lambda: stack.tasks(INGEST, "awaited").get("wait_for_source", {}).get("state") == "deferred",
+        "the task to wait without a worker",
+    )
+
+    address = f"s3://{local_aws.LANDING}/flights/2013-05.parquet"
+    Aws(stack.s3_url).s3().write(address, month_of_flights("2013-05"))
+
+    wait_until(
+        lambda: stack.tasks(INGEST, "awaited").get("land_data", {}).get("state") == "success", "the month to land"
+    )
+    assert "2013-05" in stack.stores.tables.partitions(stack.stores.tables.uri(MODEL, Table.RAW))
+
+
+def test_task_logs_are_read_from_s3(stack: RunningStack) -> None:
+    stack.ingested("2013-01")
+    [run] = [run for run in stack.runs(INGEST) if run["partition_key"] == "2013-01"][:1]
+
+    log = stack.log(INGEST, run["dag_run_id"], "land_data")
+
+    assert f"s3://{local_aws.LOGS}/" in log
+    assert "Landed 2013-01" in log
+    assert any(
+        "task_id=land_data" in uri for uri in Aws(stack.s3_url).s3().sizes(f"s3://{local_aws.LOGS}/dag_id={INGEST}")
+    )
+
+
+def test_a_decision_to_retrain_arrives_in_a_queue(stack: RunningStack) -> None:
+    for month in ("2013-01", "2013-02"):
+        stack.ingested(month)
+    local_aws.messages(stack.s3_url)
+    stack.start(MONITOR, "told", partition_key="2013-02").raise_for_status()
+
+    assert stack.finished(MONITOR, "told") == "success"
+
+    told = [message["Message"] for message in local_aws.messages(stack.s3_url)]
+    assert any(text.startswith("2013-02: Retrain: ") for text in told), told
+
+
+def test_nothing_of_the_tables_is_in_the_home(stack: RunningStack) -> None:
+    assert list((stack.home / "data").rglob("*.parquet")) == []
+    assert not any((stack.home / "mlflow" / "artifacts").iterdir())
