@@ -249,7 +249,9 @@ class Tables:
         :raises ConfigurationError: The newest commit is another environment's. Not retried.
         """
         ours, theirs = self.ledger(), delta.newest(handle, _LEDGER)
-        if theirs and theirs != ours and os.environ.get(_TAKE_OVER) != "1":
+        if os.environ.get(_TAKE_OVER) == "1":
+            return {_LEDGER: ours or ""}  # a ledger that is still empty has no name to leave, but takes theirs away
+        if theirs and theirs != ours:
             raise ConfigurationError(
                 f"{handle.table_uri} belongs to another environment: its newest commit is recorded in the ledger that "
                 f"begins with record {theirs}, ours {f'begins with {ours}' if ours else 'is empty'}. Nothing was "
