@@ -221,17 +221,20 @@ def stores() -> Iterator[Finding]:
         (Environment.SPOOL_DIR, "prediction spool", _write_folder),
         (Environment.EVIDENTLY_WORKSPACE, "Evidently workspace", _write_folder),
     )
+    unusable: set[Environment] = set()
     for variable, name, check in checks:
         address = os.environ.get(variable)
-        if not address:
+        if not address or variable in unusable:
             continue
         try:
             check(address)
         except ImportError as error:
             yield Finding("note", f"{name}: not checked, {error}", f"pip install '{DISTRIBUTION}[all]'")
         except MLOpsError as error:
+            unusable.add(variable)
             yield Finding("fail", f"{name}: {error}")
         except OSError as error:
+            unusable.add(variable)
             yield Finding(
                 "fail", f"{name}: {address} can't be written ({error.strerror})", f"free it, or set {variable}"
             )
