@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from mlops_provider.core.origin import Origin
 from mlops_provider.exceptions import StoreUnavailableError
 from mlops_provider.stores.s3 import S3, is_s3
-from mlops_provider.stores.trees import Tree
+
+if TYPE_CHECKING:
+    from mlops_provider.stores.trees import Tree
 
 
 class Reports:
@@ -26,6 +29,8 @@ class Reports:
     @property
     def tree(self) -> Tree:
         """All files of it."""
+        from mlops_provider.stores.trees import Tree  # pyarrow: the web server reads single reports without it
+
         return Tree(self.root, self.s3.filesystem() if self.s3 else None)
 
     def write(self, origin: Origin, name: str, html: str) -> str:
