@@ -148,13 +148,14 @@ def test_the_rows_of_a_query_land_the_same(
     postgres: Callable[[str], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    address = sa.make_url(postgres("sources"))
-    engine = sa.create_engine(address)
+    database = postgres("warehouse")
+    engine = sa.create_engine(database)
     pd.concat([delivered, delivered.assign(month=2, day=1)]).to_sql(
         "departures", engine, index=False, if_exists="replace"
     )
     engine.dispose()
-    warehouse = f"postgres://{address.username}:secret@{address.host}:{address.port}/{address.database}"
+    address = sa.make_url(database)
+    warehouse = f"postgres://{address.username}@{address.host}:{address.port}/{address.database}"
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", warehouse)
     sql = (
         "SELECT * FROM departures WHERE '{start}'::timestamptz <= make_date(year::int, month::int, day::int) "

@@ -38,12 +38,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Address of an empty database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/ledger.db"
-    server, name = request.getfixturevalue("postgres"), f"test_{time.time_ns()}"
-    engine = sa.create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    engine.dispose()
-    return f"{server}/{name}"
+    return str(request.getfixturevalue("postgres")("ledger"))
 
 
 @pytest.fixture

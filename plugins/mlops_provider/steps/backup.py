@@ -68,7 +68,7 @@ def backup(places: Places, folder: Path) -> Manifest:
     head: list[Record] = []
     count = archive.add_lines(LEDGER, (record.as_json() for record in _whole(stores.ledger.everything(), head)))
     log.info("ledger: %s records", count)
-    _add_tables(archive, _tables_tree(stores))
+    _add_tables(archive, stores.tables.tree)
     _add_tree(archive, REPORTS, stores.reports.tree)
     rows = archive.add_lines(REGISTRY, mlflow_database.dumped(places.registry_database))
     locations = mlflow_database.locations(archive.lines(REGISTRY))
@@ -121,7 +121,7 @@ def restore(places: Places, folder: Path) -> Manifest:
     _require_empty(places)
     stores, archive = places.stores, Archive(folder)
     archive.entries = dict(manifest.files)
-    _put_back(archive, TABLES, _tables_tree(stores))
+    _put_back(archive, TABLES, stores.tables.tree)
     _note_moves(archive, stores, str(manifest.about["tables_root"]))
     _put_back(archive, REPORTS, stores.reports.tree)
     if places.spool:
@@ -154,7 +154,7 @@ def _require_empty(places: Places) -> None:
     stores = places.stores
     occupied = [
         (stores.ledger.head() is not None, "the ledger (MLOPS_LEDGER_URL) has records"),
-        (bool(_tables_tree(stores).names()), f"{stores.tables.root} (MLOPS_TABLES_URI) has files"),
+        (bool(stores.tables.tree.names()), f"{stores.tables.root} (MLOPS_TABLES_URI) has files"),
         (bool(stores.reports.tree.names()), f"{stores.reports.root} (MLOPS_REPORTS_URI) has files"),
         (places.spool is not None and bool(Tree(str(places.spool)).names()), "MLOPS_SPOOL_DIR has files"),
         (not mlflow_database.is_empty(places.registry_database), "MLflow's database has runs or models"),
@@ -163,10 +163,6 @@ def _require_empty(places: Places) -> None:
         raise ConfigurationError(
             f"Nothing was restored: {'; '.join(found)}. A backup goes into an empty place; name new addresses."
         )
-
-
-def _tables_tree(stores: Stores) -> Tree:
-    return Tree(stores.tables.root)
 
 
 def _add_tree(archive: Archive, folder: str, tree: Tree, wanted: Callable[[str], bool] = lambda name: True) -> None:

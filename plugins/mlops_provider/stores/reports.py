@@ -31,7 +31,7 @@ class Reports:
         """All files of it."""
         from mlops_provider.stores.trees import Tree  # pyarrow: the web server reads single reports without it
 
-        return Tree(self.root, self.s3.filesystem() if self.s3 else None)
+        return Tree(self.root, self.s3)
 
     def write(self, origin: Origin, name: str, html: str) -> str:
         """

@@ -173,11 +173,15 @@ class Tables:
                 raise SourceError(f"{uri}, version {handle.version()}, has no column {frames.named(unknown)}.")
             return frames.as_frame(delta.scanned(handle, wanted, partitions))
 
+    @property
+    def tree(self) -> Tree:
+        """All files below the root."""
+        return Tree(self.root, self.s3)
+
     def all(self) -> list[str]:
         """Addresses of all tables of all models, in their order."""
         ends = f"/_delta_log/{0:020}.json"
-        tree = Tree(self.root, self.s3.filesystem() if self.s3 else None)
-        return [f"{self.root}/{name.removesuffix(ends)}" for name in tree.names() if name.endswith(ends)]
+        return [f"{self.root}/{name.removesuffix(ends)}" for name in self.tree.names() if name.endswith(ends)]
 
     def pending_upgrades(self, uri: str) -> list[tuple[str, Callable[[], None]]]:
         """
@@ -207,7 +211,7 @@ class Tables:
         if recorded.startswith(f"{self.root}/"):
             return recorded
         here = f"{self.root}/{'/'.join(recorded.split('/')[-2:])}"
-        handle = delta.existing(here, self.storage_options)
+        handle = self._existing(here)
         return here if handle and recorded in delta.former_addresses(handle) else recorded
 
     def exists(self, uri: str) -> bool:
@@ -232,8 +236,9 @@ class Tables:
         :raises SourceError: No such table or version. Not retried.
         """
         wanted = partitions if partitions is not None else [source.partition or ""]
-        with self.explained(source.table):
-            handle = delta.opened(source.table, self.storage_options, source.version)
+        uri = self._address(source.table)
+        with self.explained(uri):
+            handle = delta.opened(uri, self.storage_options, source.version)
             return digest_of(delta.files(handle, wanted))
 
     def content(self, uri: str, partition: str) -> str | None:

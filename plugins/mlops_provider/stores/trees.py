@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
 from mlops_provider.exceptions import StoreUnavailableError
+from mlops_provider.stores.s3 import S3, is_s3, split
 
 _PIECE = 1 << 20
 """Bytes held in memory while a file is copied."""
@@ -21,16 +22,16 @@ class Tree:
     The files below one address.
 
     :param root: A folder, ``file://`` or ``s3://`` address; it need not exist.
-    :param filesystem: Access to S3, if the root is there; by default with what the environment holds.
+    :param s3: Access to S3, if the root is there; by default with what the environment holds.
     """
 
-    def __init__(self, root: str, filesystem: FileSystem | None = None) -> None:
+    def __init__(self, root: str, s3: S3 | None = None) -> None:
         self.root = root.rstrip("/")
-        parts = urlsplit(self.root)
-        if parts.scheme.startswith("s3"):
-            self.path = f"{parts.netloc}{parts.path}"
-            self.filesystem = filesystem or FileSystem.from_uri(f"s3://{parts.netloc}")[0]
+        if is_s3(self.root):
+            self.path = "/".join(split(self.root))
+            self.filesystem: FileSystem = (s3 or S3()).filesystem()
         else:
+            parts = urlsplit(self.root)
             self.path = str(Path(unquote(parts.path) if parts.scheme == "file" else self.root).absolute())
             self.filesystem = LocalFileSystem()
 
