@@ -11,6 +11,10 @@ STORE ?= folder
 # test: what pytest should run, and how (make test TESTS=tests/unit ARGS="-x -k gate").
 TESTS ?= tests
 ARGS ?=
+# compat: which Airflow, Python and extra (`page`: docs/adopt.md); empty is all of them, most of an hour.
+AIRFLOW ?=
+PYTHONS ?=
+EXTRA ?=
 # lock: UPGRADE=1 moves every pin to the newest version that fits.
 UPGRADE ?=
 
@@ -29,7 +33,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo up down test test-s3 check format bench docs lock clean
+.PHONY: help setup setup-dev demo up down test test-s3 check format compat bench docs lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -66,6 +70,9 @@ check: setup-dev  ## lint, format, types, layers, generated pages
 format: setup-dev  ## let ruff repair and format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+compat: setup-dev  ## try the wheel alone in stock Airflow, and docs/adopt.md (AIRFLOW=3.3 PYTHONS=3.11 EXTRA=drift)
+	@AIRFLOW="$(AIRFLOW)" PYTHONS="$(PYTHONS)" EXTRA="$(EXTRA)" $(BIN)/python tests/compat/run.py
 
 bench: setup-dev  ## run benchmarks/, one after the other
 	@set -e; for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file"; done

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 MODULES = "mlops_provider"
-STEPS = ("ingest", "score", "monitor", "train", "deploy", "start", "promote")
+STEPS = ("ingest", "score", "monitor", "train", "deploy", "start", "promote", "tables", "ledger", "registry")
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _registry() -> dict[str, Any]:
         "hook-name": "MLOps model registry (MLflow)",
         "ui-field-behaviour": {
             "hidden-fields": ["schema", "port", "extra"],
-            "relabeling": {"host": "Tracking URI"},
+            "relabeling": {"host": "Tracking URI", "password": "Password, or access token"},
             "placeholders": {"host": "http://mlflow.example.com:5000", "login": "only if MLflow asks for one"},
         },
     }

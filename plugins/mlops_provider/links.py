@@ -24,7 +24,12 @@ class ReportLink(BaseOperatorLink):
     name = "Report"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """Address of the report behind Airflow's login; that page says so if the task wrote none."""
+        """
+        Address of the report behind Airflow's login; that page says so if the task wrote none. Nothing for a report
+        that lies elsewhere, for Airflow shows only those of the suite's own place.
+        """
+        if getattr(operator, "reports_uri", ""):
+            return ""
         origin = Origin(ti_key.dag_id, ti_key.run_id, ti_key.task_id, ti_key.map_index)
         base_url = conf.get("api", "base_url", fallback="").rstrip("/")
         conn_id = getattr(operator, "tables_conn_id", names.TABLES_CONN)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -69,6 +69,18 @@ def test_a_registry_that_agrees_is_told(world: World, capsys: pytest.CaptureFixt
     said = capsys.readouterr().out
     assert "The chain holds" in said
     assert "The registry agrees with it: 2 versions" in said
+
+
+def test_a_version_that_somebody_registered_beside_a_decision_of_their_own_is_no_finding(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.ledger.append(Kind.DECISION, "theirs", {"decision": {"register": True}})
+    world.registry._client.create_registered_model("theirs")
+    world.registry._client.create_model_version("theirs", str(Path.cwd()))
+    world.registry.set_alias("theirs", Alias.CHAMPION, "1")
+
+    assert verified() == 0
+    assert "The registry agrees with it: 2 versions" in capsys.readouterr().out
 
 
 def test_a_cut_tail_names_the_version_whose_record_is_gone(world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,8 +205,13 @@ def test_without_a_registry_it_says_what_was_not_compared(
     assert "The registry was not compared: MLOPS_REGISTRY_URI is not set." in capsys.readouterr().out
 
 
-def connection(login: str | None = None) -> SimpleNamespace:
-    return SimpleNamespace(host="http://mlflow:5000", login=login, password="hush" if login else None)
+def opened(monkeypatch: pytest.MonkeyPatch, login: str | None = None) -> None:
+    """Open MLflow's client by a connection, with a login or without."""
+    about = {"conn_type": "mlops_registry", "host": "http://mlflow:5000"}
+    if login:
+        about |= {"login": login, "password": "hush"}
+    monkeypatch.setenv("AIRFLOW_CONN_MLOPS_REGISTRY", json.dumps(about))
+    assert RegistryHook().client.tracking_uri == "http://mlflow:5000"
 
 
 def credentials() -> tuple[str | None, str | None]:
@@ -205,11 +222,10 @@ def test_a_connection_without_login_gets_no_credentials_of_another(monkeypatch: 
     for variable in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(variable, "")
         monkeypatch.delenv(variable)
-    hook = RegistryHook()
 
-    hook.address_of(connection("ada"))
+    opened(monkeypatch, "ada")
     exported = credentials()
-    hook.address_of(connection())
+    opened(monkeypatch)
 
     assert exported == ("ada", "hush")
     assert credentials() == (None, None)
@@ -218,11 +234,10 @@ def test_a_connection_without_login_gets_no_credentials_of_another(monkeypatch: 
 def test_credentials_of_the_worker_outlast_those_of_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "worker")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "its own")
-    hook = RegistryHook()
 
-    hook.address_of(connection())
+    opened(monkeypatch)
     untouched = credentials()
     for login in ("ada", "ben", None):
-        hook.address_of(connection(login))
+        opened(monkeypatch, login)
 
     assert untouched == credentials() == ("worker", "its own")

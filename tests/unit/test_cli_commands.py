@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from mlops_provider.cli import doctor
 from mlops_provider.cli import main as entry
 from mlops_provider.cli.commands import COMMANDS, Command
 from mlops_provider.exceptions import ConfigurationError, NothingToDo
@@ -75,6 +76,21 @@ def test_an_end_becomes_an_exit_code_and_a_sentence(
     assert "Traceback" not in captured.err
 
 
+class _LacksALibrary(Command):
+    def load(self):  # type: ignore[no-untyped-def]
+        def act(arguments: argparse.Namespace) -> int:
+            raise ModuleNotFoundError("No module named 'uvicorn'", name="uvicorn")
+
+        return act
+
+
+def test_a_missing_library_is_named_with_the_extra_that_brings_it(capsys: pytest.CaptureFixture[str]) -> None:
+    command = _LacksALibrary("serve", "", "", extras=("serving",))
+
+    assert entry.run(command, argparse.Namespace(), "serve") == 1
+    assert "pip install 'airflow-provider-mlops[serving]'" in capsys.readouterr().err
+
+
 def test_airflow_gets_the_same_commands() -> None:
     from airflow.cli.cli_config import GroupCommand
 
@@ -102,3 +118,15 @@ def test_airflows_parser_takes_them() -> None:
 
     assert (arguments.stage, arguments.partition) == ("ingest", "2013-01")
     assert callable(arguments.func)
+
+
+@pytest.mark.parametrize(
+    ("airflow", "fastapi", "level"),
+    [("3.2.2", "0.165.0", ["fail"]), ("3.2.2", "0.136.3", []), ("3.3.2", "0.165.0", [])],
+)
+def test_doctor_names_a_fastapi_that_airflow_cannot_run_with(
+    airflow: str, fastapi: str, level: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "version", {"apache-airflow-core": airflow, "fastapi": fastapi}.__getitem__)
+
+    assert [finding.level for finding in doctor._airflow_with_fastapi()] == level

@@ -141,6 +141,20 @@ def test_a_worse_candidate_is_called_worse() -> None:
     )
 
 
+def test_a_champion_without_a_version_and_rows_of_no_month_are_spoken_of_without_them() -> None:
+    champion = replace(CHAMPION, version="")
+    evaluation = replace(
+        GOOD, contenders=(CANDIDATE, champion, *BASELINES), champion_version="", partition="", data=None
+    )
+
+    decided = verdict(evaluation, champion="")
+
+    assert decided.passed
+    assert decided.notes[0] == "Evaluated on 28,000 rows."
+    assert any(note.startswith("Better than the champion: roc_auc") for note in decided.notes)
+    assert Evaluation.from_json(evaluation.as_json()) == evaluation
+
+
 def test_a_candidate_that_predicts_like_the_champion_is_seen_as_one_model() -> None:
     assert verdict(compared("champion", Interval(0.0, 0.0, 0.0))).reasons == (
         "Not better than the champion, version 3: roc_auc is the same in every resample, as of one model.",

@@ -8,9 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.tree import DecisionTreeClassifier
 
 from mlops_provider.adapters.tasks.base import Draws, Floats, Rows
 from mlops_provider.core.fairness import (
@@ -164,6 +161,10 @@ def _told_by(feature: pd.Series[Any], groups: pd.Series[Any], *, words: bool, se
     X = _columns_of(_named(feature)) if words else feature.astype("float64").to_frame()
     if X.nunique().max() < 2:
         return 0.5
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.tree import DecisionTreeClassifier
+
     tree = DecisionTreeClassifier(max_leaf_nodes=16, min_samples_leaf=20, random_state=seed)
     folds = StratifiedKFold(_PROXY_FOLDS, shuffle=True, random_state=seed)
     told = cross_val_predict(tree, X.to_numpy(), groups, cv=folds, method="predict_proba")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 
 from mlops_provider.adapters.expectations import Expectation, ExpectationsFile, Outcome, Severity, Validation
 from mlops_provider.checked_yaml import Document, Problem
+from mlops_provider.exceptions import SpecError
 
 # Under Airflow's logging, importing Great Expectations alone writes dozens of "Skipping registering function" lines.
 logging.getLogger("great_expectations").setLevel(logging.WARNING)
@@ -31,6 +33,7 @@ _GX_SEVERITY: Mapping[Severity, FailureSeverity] = {
     "quarantine": FailureSeverity.WARNING,
     "warn": FailureSeverity.INFO,
 }
+_OUR_SEVERITY: Mapping[FailureSeverity, Severity] = {theirs: ours for ours, theirs in _GX_SEVERITY.items()}
 _REPEATED_KEYS = ("expect_column_values_to_be_unique", "expect_compound_columns_to_be_unique")
 
 # Expectations whose observed value describes the frame. What others observe may be the value of a row: never shown.
@@ -69,6 +72,42 @@ def load_expectations(path: Path) -> tuple[Expectation, ...]:
     if problems:
         raise document.error(problems)
     return tuple(expectations)
+
+
+def load_suite(path: Path) -> tuple[Expectation, ...]:
+    """
+    Read a suite that Great Expectations wrote as JSON: its severities critical, warning and info are our block,
+    quarantine and warn; an expectation without one blocks.
+
+    :raises SpecError: It is no such suite, or one expectation is wrong. Not retried.
+    """
+    try:
+        declared = json.loads(path.read_text(encoding="utf-8"))["expectations"]
+        found = tuple(_of_suite(each) for each in declared)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SpecError(
+            f"{path}: expected a suite of Great Expectations in JSON, with a list under 'expectations': {error}"
+        ) from error
+    if not found:
+        raise SpecError(f"{path}: the suite has no expectation in it.")
+    for index, expectation in enumerate(found):
+        try:
+            _configured(expectation, index)
+        except GreatExpectationsError as error:
+            raise SpecError(f"{path}: expectation {index + 1}, {expectation.type}: {error.message}") from error
+        except ValueError as error:
+            problems = "; ".join(dict.fromkeys(map(_argument_problem, error.errors())))  # type: ignore[attr-defined]
+            raise SpecError(f"{path}: expectation {index + 1}, {expectation.type}: {problems}") from error
+    return found
+
+
+def _of_suite(declared: Mapping[str, Any]) -> Expectation:
+    kwargs = {name: value for name, value in (declared.get("kwargs") or {}).items() if name != "batch_id"}
+    severity = _OUR_SEVERITY[FailureSeverity(declared.get("severity") or FailureSeverity.CRITICAL)]
+    about = ", ".join(str(kwargs[name]) for name in ("column", "column_A", "column_B", "column_list") if name in kwargs)
+    words = str(declared["type"]).removeprefix("expect_").replace("_", " ")
+    meaning = declared.get("description") or (f"{about}: {words}" if about else words)
+    return Expectation(type=declared["type"], kwargs=kwargs, severity=severity, meaning=meaning)
 
 
 def validate(frame: pd.DataFrame, expectations: Sequence[Expectation]) -> Validation:

@@ -14,12 +14,8 @@ import jinja2
 
 from mlops_provider.adapters.expectations import Validation
 
-_CONSEQUENCES = {
-    "refused": "the month is refused",
-    "set apart": "rows in quarantine",
-    "warned": "a warning",
-    "met": "met",
-}
+_STANDINGS = ("refused", "set apart", "warned", "met")
+"""In the order of the page."""
 
 _templates = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -34,15 +30,16 @@ def validation_page(validation: Validation, *, model: str, partition: str, about
     """
     Write the validation report: the verdict, then every expectation, what was not met first.
 
+    :param partition: Month of the data; empty for a table of somebody else, of which no rows are set apart.
     :param about: What was checked, as names and values to show.
     :return: HTML, readable in light and dark; it holds counts and limits, no value of a row.
     """
-    order = list(_CONSEQUENCES)
     return _templates.get_template("validation.html").render(
         validation=validation,
         model=model,
         partition=partition,
         about=about,
-        consequences=_CONSEQUENCES,
-        outcomes=sorted(validation.outcomes, key=lambda outcome: order.index(outcome.standing)),
+        refused="the month is refused" if partition else "the table is refused",
+        apart="rows in quarantine" if partition else "rows to mend",
+        outcomes=sorted(validation.outcomes, key=lambda outcome: _STANDINGS.index(outcome.standing)),
     )

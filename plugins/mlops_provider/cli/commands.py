@@ -27,12 +27,14 @@ class Command:
 
     :param target: ``module:function`` inside ``mlops_provider.cli``, imported when the command runs. The
         function takes the parsed arguments and gives the exit code.
+    :param extras: Extras of the wheel that it is made of.
     """
 
     name: str
     help: str
     target: str
     arguments: tuple[Argument, ...] = ()
+    extras: tuple[str, ...] = ()
 
     def load(self) -> Callable[[argparse.Namespace], int]:
         """Import the function; nothing heavier than this module is imported before."""
@@ -83,6 +85,7 @@ COMMANDS: tuple[Command | Group, ...] = (
             option("--version", "deploy: the version to deploy (default: the newest that passed the gate)"),
             option("--run-id", "continue an earlier run under its ID instead of starting a new one"),
         ),
+        extras=("tables", "validation", "training", "drift"),
     ),
     Command(
         "ci",
@@ -179,6 +182,7 @@ COMMANDS: tuple[Command | Group, ...] = (
                 "address at which rollouts reach this replica (default: MLOPS_ADVERTISED_URL, else host and port)",
             ),
         ),
+        extras=("serving",),
     ),
     Command(
         "up",

@@ -97,6 +97,7 @@ def packages() -> Iterator[Finding]:
         return
     core = [requirement for requirement in declared if requirement.marker is None]
     yield from _ranges(core, f"pip install '{DISTRIBUTION}'")
+    yield from _airflow_with_fastapi()
     for extra in USER_EXTRAS:
         of_extra = [
             each
@@ -105,6 +106,19 @@ def packages() -> Iterator[Finding]:
         ]
         yield from _ranges(
             [each for each in of_extra if each not in core], f"pip install '{DISTRIBUTION}[{extra}]'", extra
+        )
+
+
+def _airflow_with_fastapi() -> Iterator[Finding]:
+    """Airflow 3.2 takes any newer FastAPI, and then its execution API does not start; 3.3 has the bound itself."""
+    from packaging.version import Version
+
+    airflow, fastapi = (Version(version(name)) for name in ("apache-airflow-core", "fastapi"))
+    if airflow < Version("3.3") and fastapi >= Version("0.137"):
+        yield Finding(
+            "fail",
+            f"Airflow {airflow} runs no task with FastAPI {fastapi}",
+            "install Airflow with its constraint file, or Airflow 3.3",
         )
 
 

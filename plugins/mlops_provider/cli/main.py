@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from mlops_provider.cli.commands import COMMANDS, Command
+from mlops_provider.core.extras import explained_imports
 from mlops_provider.exceptions import MLOpsError, NothingToDo
 
 
@@ -42,7 +43,8 @@ def run(command: Command, arguments: argparse.Namespace, words: str) -> int:
         printed in words, without a traceback; 130 when interrupted.
     """
     try:
-        return command.load()(arguments)
+        with explained_imports(*command.extras):
+            return command.load()(arguments)
     except NothingToDo as reason:
         print(f"Nothing to do: {reason}")
         return 0

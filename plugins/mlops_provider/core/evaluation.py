@@ -20,7 +20,7 @@ class Contender(Payload):
     """
     One model in the comparison: "candidate", "champion", or a baseline's name.
 
-    :param version: Its registered version; None for what is not registered.
+    :param version: Its registered version; None for what is not registered, empty for a champion that is not.
     """
 
     name: str
@@ -57,9 +57,10 @@ class Evaluation(Payload):
     """
     Everything measured about a candidate.
 
-    :param partition: Month it was evaluated on.
-    :param champion_version: Champion it was compared with; None if there was none.
-    :param data: The rows, as a table version.
+    :param run_id: MLflow run of the candidate; empty if it has none.
+    :param partition: Month it was evaluated on; empty if the rows are of no one month.
+    :param champion_version: Champion it was compared with; None if there was none, empty if it is not registered.
+    :param data: The rows, as a table version; None if they were joined from tables of somebody else.
     :param task: Kind of target, a name of `mlops_provider.core.tasks.TASKS`.
     :param fairness: What was measured between groups of people.
     :param block: What was resampled as a whole, such as "day"; None for single rows.
@@ -74,7 +75,7 @@ class Evaluation(Payload):
     comparisons: tuple[Comparison, ...]
     slices: tuple[SliceScore, ...]
     champion_version: str | None
-    data: TableRef
+    data: TableRef | None
     task: str = BINARY.name
     fairness: Fairness = NOT_ASSESSED
     block: str | None = None

@@ -205,7 +205,8 @@ def decide(
     mode: else switching the mode after training would be a way round the gate.
 
     :param declared_digest: Digest of the policy that was declared before training.
-    :param champion_version: Champion pinned when the gate was declared; None if there was none.
+    :param champion_version: Champion pinned when the gate was declared; None if there was none, empty if it has no
+        version, as in predictions that somebody else made.
     """
     invalid = tuple(_invalid(policy, evaluation, declared_digest, champion_version))
     if invalid:
@@ -221,7 +222,8 @@ def decide(
     if champion_version is None:
         found.notes.append("There is no champion to beat: this is the first.")
     else:
-        _check_better(CHAMPION, f"champion, version {champion_version}", policy.primary, evaluation, found)
+        called = f"champion, version {champion_version}" if champion_version else "champion"
+        _check_better(CHAMPION, called, policy.primary, evaluation, found)
     for baseline in policy.baselines:
         _check_better(baseline, f"{baseline} baseline", policy.primary, evaluation, found)
     if policy.slice_bound:
@@ -273,7 +275,7 @@ def _champion(version: str | None) -> str:
 
 
 def _check_rows(policy: GatePolicy, evaluation: Evaluation, found: _Findings) -> None:
-    rows = f"{evaluation.rows:,} rows of {evaluation.partition}"
+    rows = f"{evaluation.rows:,} rows" + (f" of {evaluation.partition}" if evaluation.partition else "")
     if evaluation.rows < policy.minimum_rows:
         found.reasons.append(f"Too few rows to judge: {rows}, at least {policy.minimum_rows:,} needed.")
     else:

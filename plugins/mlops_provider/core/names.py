@@ -28,6 +28,15 @@ class Kind(StrEnum):
     PROMOTION = "promotion"
     ROLLBACK = "rollback"
     IMPORT = "import"
+    # Of the operators that work alone, on tables of somebody else; none of them moves traffic.
+    PREDICTIONS_GATE = "predictions_gate"
+    TABLE_DRIFT = "table_drift"
+    TABLE_VALIDATION = "table_validation"
+    DECISION = "decision"
+
+
+ALONE = (Kind.PREDICTIONS_GATE, Kind.TABLE_DRIFT, Kind.TABLE_VALIDATION, Kind.DECISION)
+"""Kinds of the operators that work alone: what they are about need not be a model of this suite."""
 
 
 class Table(StrEnum):

@@ -31,6 +31,17 @@ class StoreHook(BaseHook):
         self.conn_id = conn_id
 
     @property
+    def configured(self) -> bool:
+        """Whether anybody said where this store is; a connection ID of the DAG's own choice counts as said."""
+        if self.conn_id != self.default_conn_name or self.from_environment:
+            return True
+        try:
+            self.get_connection(self.conn_id)
+        except AirflowNotFoundException:
+            return False
+        return True
+
+    @property
     def address(self) -> str:
         """
         Address of the store as a URI; may hold a password, so it is not for logs.

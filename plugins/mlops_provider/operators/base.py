@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DownstreamTasksSkipped
 
 from mlops_provider.core import names
+from mlops_provider.core.extras import explained_imports
 from mlops_provider.core.origin import Origin
 from mlops_provider.exceptions import NothingToDo, PermanentError
 from mlops_provider.hooks.stores import ConnectedStores
@@ -21,12 +22,50 @@ if TYPE_CHECKING:
     from mlops_provider.stores.suite import Stores
 
 
-class StepOperator(BaseOperator):
+class MLOpsOperator(BaseOperator):
     """
-    Run one step of the lifecycle; subclasses say which in :meth:`step`.
+    Run one step; subclasses say which in :meth:`step`.
 
     A permanent error fails the task at once, a transient one is retried, and a step
-    with nothing to do is skipped with its reason.
+    with nothing to do is skipped with its reason. A worker that lacks a library is told
+    which of the *extras* to install.
+    """
+
+    extras: ClassVar[tuple[str, ...]] = ()
+    """Extras of the wheel that the step needs on the worker."""
+
+    def step(self, context: Context, origin: Origin) -> Any:
+        """Do the work and give a small JSON-safe result."""
+        raise NotImplementedError
+
+    def execute(self, context: Context) -> Any:
+        """Run the step and translate what went wrong into Airflow's words."""
+        try:
+            with explained_imports(*self.extras):
+                return self.step(context, origin_of(context))
+        except NothingToDo as reason:
+            raise AirflowSkipException(str(reason)) from None
+        except PermanentError as error:
+            raise AirflowFailException(str(error)) from error
+
+    def announce(self, context: Context, **extra: Any) -> None:
+        """Put *extra* on the event of each asset in ``outlets``."""
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra.update(extra)
+
+    def leave(self, context: Context, result: Any) -> None:
+        """Leave *result* as the return value of a task that will not return."""
+        context["ti"].xcom_push(key="return_value", value=result)
+
+    def stop_here(self, context: Context, result: Any) -> None:
+        """Succeed with *result*, but skip every task that directly follows: the answer was no."""
+        self.leave(context, result)
+        raise DownstreamTasksSkipped(tasks=sorted(self.downstream_task_ids))
+
+
+class StepOperator(MLOpsOperator):
+    """
+    A step of the lifecycle, on the suite's own stores.
 
     :param tables_conn_id: Connection of the tables and reports. (templated)
     :param registry_conn_id: Connection of the model registry. (templated)
@@ -56,29 +95,6 @@ class StepOperator(BaseOperator):
             registry_conn_id=self.registry_conn_id,
             ledger_conn_id=self.ledger_conn_id,
         )
-
-    def step(self, context: Context, origin: Origin) -> Any:
-        """Do the work and give a small JSON-safe result."""
-        raise NotImplementedError
-
-    def execute(self, context: Context) -> Any:
-        """Run the step and translate what went wrong into Airflow's words."""
-        try:
-            return self.step(context, origin_of(context))
-        except NothingToDo as reason:
-            raise AirflowSkipException(str(reason)) from None
-        except PermanentError as error:
-            raise AirflowFailException(str(error)) from error
-
-    def announce(self, context: Context, **extra: Any) -> None:
-        """Put *extra* on the event of each asset in ``outlets``."""
-        for outlet in self.outlets:
-            context["outlet_events"][outlet].extra.update(extra)
-
-    def stop_here(self, context: Context, result: Any) -> None:
-        """Succeed with *result*, but skip every task that directly follows: the answer was no."""
-        context["ti"].xcom_push(key="return_value", value=result)
-        raise DownstreamTasksSkipped(tasks=sorted(self.downstream_task_ids))
 
 
 class ModelStepOperator(StepOperator):

@@ -23,6 +23,7 @@ class TrafficOperator(ModelStepOperator):
     :param server_conn_id: Connection of the model server. (templated)
     """
 
+    extras = ("tables", "training")
     template_fields: Sequence[str] = (*ModelStepOperator.template_fields, "server_conn_id")
 
     def __init__(self, *, server_conn_id: str = names.SERVER_CONN, **kwargs: Any) -> None:

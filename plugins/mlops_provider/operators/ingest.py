@@ -28,6 +28,7 @@ class LandDataOperator(PartitionStepOperator):
     :raises StoreUnavailableError: The tables can't be written. Retried.
     """
 
+    extras = ("tables", "validation")
     operator_extra_links = (ReportLink(),)
 
     def step(self, context: Context, origin: Origin) -> dict[str, Any]:
@@ -51,6 +52,7 @@ class ValidateDataOperator(PartitionStepOperator):
     :raises DataRejectedError: An expectation that blocks was not met. Not retried.
     """
 
+    extras = ("tables", "validation")
     template_fields: Sequence[str] = (*PartitionStepOperator.template_fields, "landed")
     operator_extra_links = (ReportLink(),)
 
@@ -78,6 +80,7 @@ class BuildFeaturesOperator(PartitionStepOperator):
     :return: Reference to the features of the partition.
     """
 
+    extras = ("tables", "validation")
     template_fields: Sequence[str] = (*PartitionStepOperator.template_fields, "clean")
 
     def __init__(self, *, clean: Mapping[str, Any], **kwargs: Any) -> None:

@@ -28,6 +28,7 @@ class DeliverPredictionsOperator(ModelStepOperator):
     :return: Rows and segments delivered.
     """
 
+    extras = ("tables", "training")
     template_fields: Sequence[str] = (*ModelStepOperator.template_fields, "spool_dir")
 
     def __init__(self, *, spool_dir: str | None = None, **kwargs: Any) -> None:
@@ -49,6 +50,8 @@ class RecordOutcomesOperator(PartitionStepOperator):
     :return: Reference to the outcomes of the partition.
     """
 
+    extras = ("tables", "training")
+
     def step(self, context: Context, origin: Origin) -> dict[str, Any]:
         from mlops_provider.steps import monitor
 
@@ -63,6 +66,8 @@ class MeasurePerformanceOperator(PartitionStepOperator):
     :param partition: Partition key such as ``2013-01``; by default the run's own key. (templated)
     :return: Ledger ID of the performance record.
     """
+
+    extras = ("tables", "training")
 
     def step(self, context: Context, origin: Origin) -> str:
         from mlops_provider.steps import monitor
@@ -87,6 +92,7 @@ class DetectDriftOperator(PartitionStepOperator):
     :return: Ledger ID of the drift record.
     """
 
+    extras = ("tables", "training", "drift")
     template_fields: Sequence[str] = (*PartitionStepOperator.template_fields, "workspace")
     operator_extra_links = (ReportLink(),)
 
@@ -120,6 +126,7 @@ class DecideRetrainOperator(PartitionStepOperator):
     :return: The decision: ``retrain``, ``trigger``, ``reasons``, ``through`` and ``cause``, the training's run ID.
     """
 
+    extras = ("tables", "training")
     template_fields: Sequence[str] = (*PartitionStepOperator.template_fields, "performance", "drift")
 
     def __init__(self, *, performance: str, drift: str, on_retrain_callback: Callbacks = None, **kwargs: Any) -> None:

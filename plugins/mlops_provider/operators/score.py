@@ -24,6 +24,8 @@ class ScoreBatchOperator(PartitionStepOperator):
     :raises StoreUnavailableError: Tables, registry or ledger don't answer. Retried.
     """
 
+    extras = ("tables", "training")
+
     def step(self, context: Context, origin: Origin) -> dict[str, Any]:
         from mlops_provider.steps import score
 

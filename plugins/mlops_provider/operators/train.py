@@ -24,6 +24,7 @@ class DeclareGateOperator(ModelStepOperator):
     :return: Ledger ID of the declaration.
     """
 
+    extras = ("tables", "training")
     template_fields: Sequence[str] = (*ModelStepOperator.template_fields, "through")
 
     def __init__(self, *, through: str, **kwargs: Any) -> None:
@@ -47,6 +48,7 @@ class SearchParametersOperator(ModelStepOperator):
     :return: The best parameters.
     """
 
+    extras = ("tables", "training")
     template_fields: Sequence[str] = (*ModelStepOperator.template_fields, "through", "declaration", "trials")
 
     def __init__(self, *, through: str, declaration: str, trials: int | str | None = None, **kwargs: Any) -> None:
@@ -77,6 +79,7 @@ class TrainModelOperator(ModelStepOperator):
     :return: MLflow run ID.
     """
 
+    extras = ("tables", "training")
     template_fields: Sequence[str] = (*ModelStepOperator.template_fields, "through", "parameters", "declaration")
     operator_extra_links = (RunLink(),)
 
@@ -114,6 +117,7 @@ class EvaluateModelOperator(ModelStepOperator):
     :return: Ledger ID of the evaluation.
     """
 
+    extras = ("tables", "training")
     template_fields: Sequence[str] = (*ModelStepOperator.template_fields, "through", "run_id", "declaration")
     operator_extra_links = (ReportLink(),)
 
@@ -195,6 +199,7 @@ class RegisterModelOperator(ModelStepOperator):
     :raises NotApprovedError: No passing verdict on this very run. Not retried.
     """
 
+    extras = ("tables", "training")
     template_fields: Sequence[str] = (*ModelStepOperator.template_fields, "run_id", "verdict")
     operator_extra_links = (RunLink(),)
 

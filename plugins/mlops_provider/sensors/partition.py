@@ -31,6 +31,8 @@ class LabelsSensor(PartitionStepOperator):
         says what is missing. Not retried.
     """
 
+    extras = ("tables",)
+
     def __init__(self, *, poll_interval: float = 30.0, wait_timeout: float = 86_400.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if poll_interval <= 0:

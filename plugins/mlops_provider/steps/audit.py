@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlops_provider.core import rollout
-from mlops_provider.core.names import Alias, Kind, Tag
+from mlops_provider.core.names import ALONE, Alias, Kind, Tag
 from mlops_provider.core.rollout import Traffic
 from mlops_provider.exceptions import EvidenceError
 from mlops_provider.steps.promote import imported_contradictions
@@ -38,7 +38,8 @@ def verify(stores: Stores) -> Audit:
     """
     Recompute the ledger's chain; compare the registry with it, if the stores name one.
 
-    Compared are the models that either of them knows: one whose records are all gone still has its versions.
+    Compared are the models that either of them knows: one whose records are all gone still has its versions. What
+    operators that work alone decided about is registered by whoever owns it.
 
     :raises EvidenceError: The chain breaks, imported evidence is not what was exported, or the registry contradicts
         the ledger. Not retried.
@@ -57,7 +58,7 @@ def verify(stores: Stores) -> Audit:
     versions, found = 0, list[str]()
     # The registry first: what it shows has been in the ledger before.
     known = stores.registry.models()
-    for model in sorted({*known, *ledger.models()}):
+    for model in sorted({*known, *ledger.models(besides=ALONE)}):
         compared, contradictions = _compare_versions(stores, model)
         versions += compared
         found += [*contradictions, *_champion_contradictions(stores, model)]

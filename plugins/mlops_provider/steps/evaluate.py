@@ -60,7 +60,8 @@ def evaluate_model(
     stores.registry.log(
         run_id, metrics={name: score.value for name, score in (candidate.metrics if candidate else {}).items()}
     )
-    stores.registry.log_dataset(run_id, found.data, f"{spec.name}/{Table.FEATURES}", "evaluation")
+    if found.data:
+        stores.registry.log_dataset(run_id, found.data, f"{spec.name}/{Table.FEATURES}", "evaluation")
     return record.record_id
 
 

@@ -167,10 +167,11 @@ class Ledger:
         """Records of every kind, oldest first; about one *model* and only the newest *limit* if given."""
         return self._all(*([] if model is None else [records.c.model == model]), limit=limit)
 
-    def models(self) -> list[str]:
-        """Names of all models that have records."""
+    def models(self, besides: Sequence[str] = ()) -> list[str]:
+        """Names of all models that have records of other kinds than *besides*."""
+        about = sa.select(records.c.model).where(records.c.kind.not_in(list(map(str, besides)))).distinct()
         with self._database.reading() as connection:
-            return sorted(connection.scalars(sa.select(records.c.model).distinct()))
+            return sorted(connection.scalars(about))
 
     def head(self) -> Record | None:
         """Newest record of the chain."""

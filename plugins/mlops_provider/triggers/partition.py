@@ -11,6 +11,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from mlops_provider.core import names
+from mlops_provider.core.extras import explained_imports
 from mlops_provider.exceptions import TransientError
 from mlops_provider.hooks.tables import TablesHook
 
@@ -76,7 +77,8 @@ class PartitionTrigger(BaseTrigger):
 
     def landed(self) -> bool:
         """Look once, blocking; a store that does not answer now is asked again later."""
-        from mlops_provider.stores.tables import Tables
+        with explained_imports("tables"):
+            from mlops_provider.stores.tables import Tables
 
         root, _, _ = self.table.rpartition("/")
         try:

@@ -7,9 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.base import is_classifier
-from sklearn.dummy import DummyClassifier
-from sklearn.linear_model import LogisticRegression
 
 from mlops_provider.adapters.tasks.base import Draws, Floats, Ratios, Rows, Scored
 from mlops_provider.core import tasks
@@ -29,6 +26,8 @@ class Binary:
 
     def fits(self, model: Any) -> bool:
         """Whether it is a classifier with probabilities."""
+        from sklearn.base import is_classifier
+
         return is_classifier(model) and hasattr(model, self.about.method)
 
     def predict(self, model: Any, X: pd.DataFrame) -> Floats:
@@ -84,10 +83,14 @@ class Binary:
 
     def dummy(self, metric: str) -> Any:
         """The share of class 1 for every row."""
+        from sklearn.dummy import DummyClassifier
+
         return DummyClassifier(strategy="prior")
 
     def linear(self) -> Any:
         """A logistic regression."""
+        from sklearn.linear_model import LogisticRegression
+
         return LogisticRegression(max_iter=200)
 
 

@@ -7,9 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.base import is_regressor
-from sklearn.dummy import DummyRegressor
-from sklearn.linear_model import Ridge
 
 from mlops_provider.adapters.tasks.base import Draws, Floats, Ratios, Rows, Scored
 from mlops_provider.core import tasks
@@ -26,6 +23,8 @@ class Regression:
 
     def fits(self, model: Any) -> bool:
         """Whether it is a regressor."""
+        from sklearn.base import is_regressor
+
         return bool(is_regressor(model))
 
     def predict(self, model: Any, X: pd.DataFrame) -> Floats:
@@ -83,10 +82,14 @@ class Regression:
 
     def dummy(self, metric: str) -> Any:
         """The median where absolute errors count, else the mean: no other number is better by that metric."""
+        from sklearn.dummy import DummyRegressor
+
         return DummyRegressor(strategy="median" if metric in _BEST_IS_THE_MEDIAN else "mean")
 
     def linear(self) -> Any:
         """A ridge regression; the features come scaled."""
+        from sklearn.linear_model import Ridge
+
         return Ridge()
 
 
