@@ -33,10 +33,10 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo up down test test-s3 check format compat bench docs lock clean
+.PHONY: help setup setup-dev demo up cluster down test test-s3 test-cluster check format compat bench docs lock clean
 
 help:  ## list the verbs
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/installed  ## create .venv from the lock (PYTHON=… chooses the interpreter)
 
@@ -50,12 +50,18 @@ demo: $(STACK)  ## replay real months through Airflow and leave the stack up (MO
 up: $(STACK)  ## start Airflow, MLflow, the model server and the Evidently UI on 127.0.0.1 (STORE=s3)
 	@$(BIN)/mlops up --store $(STORE)
 
-down:  ## stop exactly what `up` or `demo` started
+cluster: setup  ## start the services of docker-compose.yaml without Docker: Celery, Postgres, Redis, two model servers
+	@$(BIN)/mlops up --cluster --timeout 600
+
+down:  ## stop exactly what `up`, `demo` or `cluster` started
 	@if [ -x $(BIN)/mlops ]; then $(BIN)/mlops down; else echo "Nothing to stop: there is no $(VENV) here."; fi
 
 test: setup-dev  ## every check and every test, with coverage (TESTS=… ARGS=… narrow the tests)
 	@$(MAKE) check
-	$(BIN)/python -m pytest $(TESTS) --cov --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/python -m pytest $(TESTS) --ignore tests/cluster --cov --cov-report=term:skip-covered $(ARGS)
+
+test-cluster: setup-dev  ## the production topology: two months through it, then kills and restarts of its parts
+	$(BIN)/python -m pytest tests/cluster $(ARGS)
 
 test-s3: setup-dev  ## the system tests once more, on a stack whose tables, reports, artifacts and logs are on S3
 	MLOPS_TEST_STORE=s3 $(BIN)/python -m pytest tests/system $(ARGS)

@@ -20,6 +20,9 @@ from mlops_provider.core.retrain import Drop, RetrainPolicy
 from mlops_provider.core.rollout import check_steps
 from mlops_provider.exceptions import MissingPartitionError
 
+_QUANTITY = re.compile(r"\d+(\.\d+)?([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?")
+"""A number with Kubernetes' suffixes: https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity."""
+
 
 def _name(text: str) -> str:
     if not (text.isascii() and text.isidentifier() and text == text.lower() and text[0] != "_"):
@@ -62,6 +65,12 @@ def _tolerance(given: object) -> float | str | None:
     raise ValueError(f"expected a number from 0, or a percentage such as '10 %', got {given!r}.")
 
 
+def _quantity(text: str) -> str:
+    if not _QUANTITY.fullmatch(text):
+        raise ValueError(f"expected a quantity of Kubernetes such as '500m', '2' or '4Gi', in quotes, got {text!r}.")
+    return text
+
+
 def _distinct(texts: tuple[str, ...]) -> tuple[str, ...]:
     if twice := sorted({text for text in texts if texts.count(text) > 1}):
         raise ValueError(f"each may stand here once: {', '.join(twice)}.")
@@ -79,6 +88,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Days = Annotated[int, Field(ge=0)]
 Metric = Annotated[str, AfterValidator(_metric)]
+Quantity = Annotated[str, AfterValidator(_quantity)]
 Function = Annotated[str, AfterValidator(_function)]
 Columns = Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(_distinct)]
 
@@ -417,9 +427,37 @@ class RetrainSpec(Declared):
         return None if self.performance_drop is None else Drop(self.performance_drop)
 
 
+class Pod(Declared):
+    """
+    What a task's pod asks of Kubernetes, in its own words; only the KubernetesExecutor reads it.
+
+    :param requests: Resources the pod is placed by, such as ``{cpu: "2", memory: 4Gi}``.
+    :param limits: Resources it may not exceed.
+    :param node_selector: Labels a node must have.
+    """
+
+    requests: dict[Text, Quantity] = Field(default_factory=dict)
+    limits: dict[Text, Quantity] = Field(default_factory=dict)
+    node_selector: dict[Text, Text] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not (self.requests or self.limits or self.node_selector):
+            raise ValueError("expected requests, limits or a node_selector.")
+        return self
+
+
 class Resources(Declared):
-    """What a task may use: Airflow's pool and queue, and threads of numeric libraries; None leaves the default."""
+    """
+    What a task may use; what is left out keeps its default.
+
+    :param pool: Airflow's pool.
+    :param queue: Queue of the workers that may run it.
+    :param threads: Threads of numeric libraries.
+    :param pod: What its pod asks of Kubernetes.
+    """
 
     pool: Text | None = None
     queue: Text | None = None
     threads: Count | None = None
+    pod: Pod | None = None

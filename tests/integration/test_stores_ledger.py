@@ -424,3 +424,76 @@ LEDGERS: dict[str, Ledger] = {}
 if __name__ == "__main__":
     program, *arguments = sys.argv[1:]
     {"append": append_many, "decide": decide, "propose": propose, "limited": fill}[program](*arguments)
+
+
+@pytest.fixture
+def roles(postgres: str) -> tuple[str, str]:
+    """The addresses of an empty database for its owner, and for a role that tasks use."""
+    name = f"roles_{time.time_ns()}"
+    engine = sa.create_engine(f"{postgres}/postgres", isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        for role in (f"{name}_owner", f"{name}_tasks"):
+            connection.exec_driver_sql(f"CREATE ROLE {role} LOGIN")
+        connection.exec_driver_sql(f"CREATE DATABASE {name} OWNER {name}_owner")
+        connection.exec_driver_sql(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
+    engine.dispose()
+    server = postgres.partition("@")[2]
+    owner, tasks = (f"postgresql+psycopg://{name}_{role}@{server}/{name}" for role in ("owner", "tasks"))
+    return owner, tasks
+
+
+def test_the_role_of_tasks_appends_and_reports_but_can_change_and_drop_nothing(roles: tuple[str, str]) -> None:
+    owner, tasks = roles
+    owned = Ledger(owner)
+    owned.grant(str(sa.make_url(tasks).username))
+    owned.grant(str(sa.make_url(tasks).username))
+
+    ledger = Ledger(tasks)
+    ledger.decide_once(Kind.GATE, "delays", "key", lambda: {"passed": True})
+    ledger.propose_traffic("delays", {"1": 100}, settled=True, expected_generation=0)
+    for generation in (0, 1):
+        ledger.heartbeat("one", "delays", url="http://one", generation=generation, versions=["1"])
+    engine = sa.create_engine(tasks)
+    for statement in (
+        "UPDATE mlops_records SET payload = '{}'",
+        "DELETE FROM mlops_records",
+        "TRUNCATE mlops_records",
+        "DROP TABLE mlops_records",
+        "DROP TRIGGER mlops_records_no_change ON mlops_records",
+        "ALTER TABLE mlops_records DISABLE TRIGGER ALL",
+        "SET session_replication_role = replica",
+        "CREATE OR REPLACE FUNCTION mlops_append_only() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN END $$",
+        "DELETE FROM mlops_replicas",
+        "UPDATE mlops_ledger SET schema_version = 9",
+        "CREATE TABLE mine (id integer)",
+    ):
+        with pytest.raises(sa.exc.ProgrammingError, match="permission denied|must be owner"), engine.begin() as refused:
+            refused.exec_driver_sql(statement)
+    engine.dispose()
+
+    assert [replica.generation for replica in ledger.replicas("delays")] == [1]
+    assert len(owned.records()) == 2
+    assert owned.verify() is None
+    for each in (ledger, owned):
+        each.close()
+
+
+def test_a_role_that_may_not_make_the_tables_is_told_who_can(roles: tuple[str, str]) -> None:
+    owner, tasks = roles
+    engine = sa.create_engine(owner, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"GRANT CONNECT ON DATABASE {engine.url.database} TO {sa.make_url(tasks).username}")
+    engine.dispose()
+
+    with pytest.raises(StoreUnavailableError, match="owner of the database run `mlops ledger prepare --role"):
+        Ledger(tasks).head()
+
+
+def test_a_role_nobody_made_is_not_let_in(roles: tuple[str, str], tmp_path: Path) -> None:
+    ledger = Ledger(roles[0])
+
+    with pytest.raises(ConfigurationError, match='role "nobody" does not exist'):
+        ledger.grant("nobody")
+    with pytest.raises(ConfigurationError, match="has no roles"):
+        Ledger(f"sqlite:///{tmp_path}/ledger.db").grant("somebody")
+    ledger.close()

@@ -127,6 +127,18 @@ COMMANDS: tuple[Command | Group, ...] = (
             ),
         ),
     ),
+    Group(
+        "ledger",
+        "the ledger's database",
+        (
+            Command(
+                "prepare",
+                "make the ledger's tables; a second time changes nothing",
+                "ledger:prepare",
+                (option("--role", "a role of Postgres that may then read and append, and nothing else"),),
+            ),
+        ),
+    ),
     Command(
         "rollback",
         "move traffic back to the last settled version",
@@ -196,6 +208,7 @@ COMMANDS: tuple[Command | Group, ...] = (
                 choices=("folder", "s3"),
                 default="folder",
             ),
+            flag("--cluster", "the services of docker-compose.yaml instead: Celery workers, Postgres, Redis, a proxy"),
             option("--timeout", "longest wait for everything to be ready, in seconds", type=float, default=300.0),
         ),
     ),

@@ -146,10 +146,12 @@ class Stack:
 
     :param ports: Port by name, as in :data:`PORTS`.
     :param fault: Month in which the source delivers bad data, or empty.
+    :param settings: ``MLOPS_*`` variables of a cluster; the local stack's follow from its home.
     """
 
     ports: Mapping[str, int]
     fault: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def store(self) -> str:
@@ -163,11 +165,12 @@ class Stack:
             content = json.loads((home.run / "stack.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        return cls(ports=content["ports"], fault=content["fault"])
+        return cls(ports=content["ports"], fault=content["fault"], settings=content.get("settings", {}))
 
     def write(self, home: Home) -> None:
         """Remember this stack."""
-        write_private(home.run / "stack.json", json.dumps({"ports": dict(self.ports), "fault": self.fault}, indent=2))
+        content = {"ports": dict(self.ports), "fault": self.fault, "settings": dict(self.settings)}
+        write_private(home.run / "stack.json", json.dumps(content, indent=2))
 
     @staticmethod
     def forget(home: Home) -> None:
@@ -252,7 +255,9 @@ def use_home(environment: MutableMapping[str, str] = os.environ) -> Home:
     home = Home.here()
     stack = Stack.read(home)
     settings: Mapping[str, str] = {}
-    if stack or home.ledger.exists():
+    if stack and stack.settings:
+        settings = stack.settings
+    elif stack or home.ledger.exists():
         ports = stack.ports if stack else configured_ports(environment)
         settings = home.settings(ports) | (local_aws.variables(url(ports["s3"])) if "s3" in ports else {})
     elif home.local.is_dir():

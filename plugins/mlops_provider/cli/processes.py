@@ -28,12 +28,16 @@ class Service:
     :param command: Program and arguments.
     :param environment: Its whole environment.
     :param log: Where its output is appended.
+    :param user: Whom it runs as, if not the caller.
+    :param executable: The program file it runs in the end.
     """
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
     log: Path
+    user: str | None = None
+    executable: str = sys.executable
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,9 @@ def start(service: Service, pid_folder: Path, folder: Path) -> tuple[Running, su
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            user=service.user,
         )
-    running = Running(service.name, process.pid, birth_of(process.pid) or "", os.path.realpath(sys.executable))
+    running = Running(service.name, process.pid, birth_of(process.pid) or "", os.path.realpath(service.executable))
     content = f"{running.pid}\n{running.birth}\n{running.executable}\n"
     (pid_folder / f"{service.name}.pid").write_text(content, encoding="utf-8")
     return running, process

@@ -46,6 +46,10 @@ def use_stack_airflow() -> None:
     home = Home.here()
     stack = Stack.read(home)
     if stack and not {"AIRFLOW_HOME", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"} & os.environ.keys():
+        from mlops_provider.cli.cluster import environment_of
         from mlops_provider.cli.stack import airflow_environment
 
+        if stack.settings:
+            os.environ.update(environment_of(home, "api-server"))
+            return
         os.environ.update(airflow_environment(home, stack.ports, Secrets.of(home), fault=stack.fault))

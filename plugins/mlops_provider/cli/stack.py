@@ -14,7 +14,8 @@ from mlops_provider.cli.processes import Running, Service, stop
 from mlops_provider.exceptions import ConfigurationError
 
 FAULT = "MLOPS_DEMO_FAULT"
-USE_THE_OTHERS = ("scheduler", "dag-processor", "triggerer")
+STOPPED_FIRST = ("scheduler", "dag-processor", "triggerer", "worker")
+STOPPED_LAST = ("postgres", "redis")
 LOCAL_SETTINGS = '''"""Written by `mlops up`: the scheduler loads the ML libraries once, before it forks its workers."""
 
 __all__: list[str] = []
@@ -138,12 +139,12 @@ def airflow_environment(home: Home, ports: Mapping[str, int], secrets: Secrets, 
 
 def stop_stack(known: Sequence[Running], home: Home, *, progress: Callable[[str], None]) -> list[str]:
     """
-    Stop processes of the stack: those that talk to the others first, as they wait for answers.
+    Stop processes of the stack: those that talk to the others first, as they wait for answers; databases last.
 
     :return: Names of the services that were still there in any part.
     """
-    waves = (
-        [running for running in known if running.name in USE_THE_OTHERS],
-        [running for running in known if running.name not in USE_THE_OTHERS],
-    )
+    waves: tuple[list[Running], ...] = ([], [], [])
+    for running in known:
+        part = running.name.rstrip("-0123456789")
+        waves[0 if part in STOPPED_FIRST else 2 if part in STOPPED_LAST else 1].append(running)
     return [name for wave in waves for name in stop(wave, home.run, progress=progress)]

@@ -40,12 +40,21 @@ def main(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # also then, stop what was started
     home = Home.here()
     fault = partitions.check(arguments.fault) if arguments.fault else ""
+    if arguments.cluster and (fault or arguments.store != "folder"):
+        raise ConfigurationError(
+            "--fault and --store are for the demonstration: the cluster takes the data as it is, and S3 from the "
+            "addresses in .env (MLOPS_TABLES_URI, MLOPS_ARTIFACTS_URI)."
+        )
     ports = configured_ports(store=arguments.store)
     if arguments.store == "s3":
         local_aws.require()
     home.make()
     with locked(home):
-        if not already_up(home, fault=fault, store=arguments.store):
+        if arguments.cluster:
+            from mlops_provider.cli import cluster
+
+            cluster.bring_up(home, timeout=arguments.timeout)
+        elif not already_up(home, fault=fault, store=arguments.store):
             discard_orphaned(home, store=arguments.store)
             bring_up(home, ports, fault=fault, timeout=arguments.timeout)
     print(addresses(home))
@@ -110,6 +119,8 @@ def already_up(home: Home, *, fault: str, store: str) -> bool:
         return False
     dead = [running.name for running in known if not running.alive()]
     stack = Stack.read(home)
+    if stack and stack.settings:
+        raise ConfigurationError(f"The cluster is up in {home.root}. Run `mlops down` first.")
     if not dead and stack and stack.fault != fault:
         raise ConfigurationError(
             f"The stack is up with {f'the fault in {stack.fault}' if stack.fault else 'no fault'}. "

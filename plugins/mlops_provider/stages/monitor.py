@@ -13,7 +13,7 @@ from mlops_provider.operators.monitor import (
 )
 from mlops_provider.operators.start import StartDagRunOperator
 from mlops_provider.sensors.partition import LabelsSensor
-from mlops_provider.stages.resources import resources
+from mlops_provider.stages.resources import placement, resources
 
 
 def monitor(
@@ -47,7 +47,7 @@ def monitor(
         on_retrain_callback=on_retrain_callback,
     )
     start = StartDagRunOperator(
-        task_id=Task.START_TRAINING,
+        **placement(model_yaml, Task.START_TRAINING),
         trigger_dag_id=train_dag,
         trigger_run_id=decision.output["cause"],
         conf={"through": decision.output["through"], "reason": decision.output["trigger"]},

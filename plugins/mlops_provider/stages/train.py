@@ -16,7 +16,7 @@ from mlops_provider.operators.train import (
     TrainModelOperator,
 )
 from mlops_provider.spec import load_spec
-from mlops_provider.stages.resources import resources
+from mlops_provider.stages.resources import placement, resources
 
 THROUGH = "{{ params.through }}"
 
@@ -65,7 +65,7 @@ def train(model_yaml: str, *, deploy_dag: str) -> None:
         **resources(model_yaml, Task.EVALUATE_MODEL), through=THROUGH, run_id=run_id, declaration=declaration
     ).output
     verdict = DecideGateOperator(
-        task_id=Task.DECIDE_GATE,
+        **placement(model_yaml, Task.DECIDE_GATE),
         evaluation=evaluation,
         declaration=declaration,
         limits_digest=spec.gate_policy.digest,
@@ -78,7 +78,7 @@ def train(model_yaml: str, *, deploy_dag: str) -> None:
         outlets=[Asset(name=names.version_asset(spec.name))],
     ).output
     StartDagRunOperator(
-        task_id=Task.START_DEPLOYMENT,
+        **placement(model_yaml, Task.START_DEPLOYMENT),
         trigger_dag_id=deploy_dag,
         trigger_run_id=f"{spec.name}-version-{version}",
         conf={"version": version},

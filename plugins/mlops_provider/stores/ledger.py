@@ -32,7 +32,7 @@ from mlops_provider.core.rollout import Traffic
 from mlops_provider.exceptions import ConcurrentWriteError, EvidenceError
 from mlops_provider.stores import replicas
 from mlops_provider.stores.database import Database
-from mlops_provider.stores.ledger_schema import prepare, records
+from mlops_provider.stores.ledger_schema import grant, prepare, records
 from mlops_provider.stores.replicas import Replica
 
 _ATTEMPTS = 5
@@ -58,6 +58,14 @@ class Ledger:
         database = Database(self.url)
         prepare(database)
         return database
+
+    def grant(self, role: str) -> None:
+        """
+        Let a role of Postgres read and append, and nothing else.
+
+        :raises ConfigurationError: Not on Postgres, no such role, or not the owner's login. Not retried.
+        """
+        grant(self._database, role)
 
     def append(
         self,

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 
 import sqlalchemy as sa
+from sqlalchemy.exc import ProgrammingError
 
-from mlops_provider.exceptions import EvidenceError, StoreUnavailableError
+from mlops_provider.exceptions import ConfigurationError, EvidenceError, StoreUnavailableError
 from mlops_provider.stores.database import Database
 
 SCHEMA_VERSION = 1
@@ -93,6 +94,15 @@ _POSTGRES_TRIGGERS = (
     """,
 )
 
+# All that tasks, pages and model servers do with a ledger on Postgres. Who owns the tables could drop their triggers.
+_GRANTS = (
+    "GRANT CONNECT ON DATABASE {database} TO {role}",
+    "GRANT USAGE ON SCHEMA {schema} TO {role}",
+    "GRANT SELECT, INSERT ON mlops_records TO {role}",
+    "GRANT SELECT ON mlops_ledger TO {role}",
+    "GRANT SELECT, INSERT, UPDATE ON mlops_replicas TO {role}",
+)
+
 
 def prepare(database: Database) -> None:
     """
@@ -104,7 +114,13 @@ def prepare(database: Database) -> None:
     if database.dialect == "sqlite":
         _use_write_ahead_log(database)
     if found_version(database) is None:
-        _create(database)
+        try:
+            _create(database)
+        except ProgrammingError as error:
+            raise StoreUnavailableError(
+                f"The ledger at {database.shown} has no tables yet, and this login may not make them. Let the owner "
+                "of the database run `mlops ledger prepare --role <this login>` once."
+            ) from error
     found = found_version(database) or 0
     if found < SCHEMA_VERSION:
         raise EvidenceError(
@@ -125,6 +141,32 @@ def refuse_newer(database: Database) -> None:
             f"The ledger at {database.shown} has schema version {found}; this package reads {SCHEMA_VERSION}. "
             "Install the package version that wrote it, or point MLOPS_LEDGER_URL at a new ledger."
         )
+
+
+def grant(database: Database, role: str) -> None:
+    """
+    Let a role of Postgres read the ledger, append to it and send heartbeats, and nothing else.
+
+    :raises ConfigurationError: Not on Postgres, there is no such role, or this login does not own the ledger.
+    """
+    if database.dialect != "postgresql":
+        raise ConfigurationError(
+            f"{database.shown} has no roles: only on Postgres can a login be kept from changing it."
+        )
+    try:
+        with database.writing(queued=True) as connection:
+            quote = connection.dialect.identifier_preparer.quote_identifier
+            names = {
+                "database": quote(connection.scalars(sa.select(sa.func.current_database())).one()),
+                "schema": quote(connection.scalars(sa.select(sa.func.current_schema())).one()),
+                "role": quote(role),
+            }
+            for statement in _GRANTS:
+                connection.exec_driver_sql(statement.format(**names))
+    except ProgrammingError as error:
+        raise ConfigurationError(
+            f"{role!r} was not let into the ledger at {database.shown}: {str(error.orig).strip()}."
+        ) from error
 
 
 def pending(database: Database) -> list[str]:

@@ -1,0 +1,255 @@
+"""The services of ``docker-compose.yaml`` as processes of this machine: their own commands, hosts and paths mapped."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
+from mlops_provider.cli import compose_file
+from mlops_provider.cli.compose_file import ComposeService
+from mlops_provider.cli.home import LOOPBACK, Home, Secrets
+from mlops_provider.cli.processes import Service
+from mlops_provider.cli.stack import base_environment
+from mlops_provider.exceptions import ConfigurationError
+
+FOREIGN = {
+    "postgres": ("postgres", "postgresql"),
+    "redis": ("redis-server", "redis-server"),
+    "nginx": ("nginx", "nginx-light"),
+}
+"""Program and Debian package that stand for an image that is not ours."""
+_NGINX_TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+_PASSED_ON = ("LANG", "LC_ALL", "TMPDIR", "TZ")
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """
+    One container's worth of a service, on this machine.
+
+    :param process: What is started.
+    :param folder: Stands for the container's file system, but for its volumes.
+    :param cwd: Where the process works.
+    :param health: Command line that succeeds while the service works; empty if there is none.
+    """
+
+    service: ComposeService
+    process: Service
+    folder: Path
+    cwd: Path
+    health: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the service, with a number if there are several of it."""
+        return self.process.name
+
+    @property
+    def runs_once(self) -> bool:
+        """Whether it ends by itself, when its work is done."""
+        return not self.health
+
+
+class Cluster:
+    """
+    The services of the project's ``docker-compose.yaml`` on this machine.
+
+    A service that publishes a port listens on that one, every other on a free one; hosts become 127.0.0.1, volumes and
+    containers folders of the home.
+
+    :param ports: Port of this machine by service and port of the container, as an earlier start chose them.
+    :param environment: Where the file's variables are taken from, but for secrets.
+    :raises ConfigurationError: The project has no such file, or a variable of it is not set.
+    """
+
+    def __init__(
+        self, home: Home, *, ports: Mapping[str, int] | None = None, environment: Mapping[str, str] = os.environ
+    ) -> None:
+        self.home = home
+        self.environment = environment
+        file = home.project / "docker-compose.yaml"
+        if not file.exists():
+            raise ConfigurationError(f"There is no {file.name} in {home.project}: run this in the root of the project.")
+        self.image = compose_file.image(home.project / "Dockerfile")
+        self.services = compose_file.read(
+            file, {**environment, **made_up(Secrets.of(home), home.project / ".env.example")}
+        )
+        self.ports = dict(ports or self._chosen_ports())
+
+    @property
+    def folder(self) -> Path:
+        """Where volumes and containers have their files."""
+        return self.home.root / "cluster"
+
+    @property
+    def published(self) -> dict[str, int]:
+        """Port of this machine by name of the service that publishes it."""
+        return {name: port for name, found in self.services.items() for port in found.published.values()}
+
+    @cached_property
+    def instances(self) -> dict[str, Instance]:
+        """Every process, by name, in the order of the file."""
+        found = (
+            self._instance(each, each.name if each.replicas == 1 else f"{each.name}-{number}")
+            for each in self.services.values()
+            for number in range(1, each.replicas + 1)
+        )
+        return {instance.name: instance for instance in found}
+
+    def settings(self) -> dict[str, str]:
+        """The ``MLOPS_*`` variables of a worker: where commands of this machine find the cluster's stores."""
+        worker = next(each for each in self.instances.values() if each.service.name == "worker")
+        return {name: value for name, value in worker.process.environment.items() if name.startswith("MLOPS_")}
+
+    def missing_packages(self) -> list[str]:
+        """Debian packages without whose programs it can't run."""
+        wanted = {FOREIGN[image] for image in map(_foreign, self.services.values()) if image}
+        return sorted(package for program, package in wanted if not shutil.which(program, path=search_path()))
+
+    def volume(self, name: str) -> Path:
+        """Folder of a volume."""
+        return self.folder / "volumes" / name
+
+    def _chosen_ports(self) -> dict[str, int]:
+        names = "|".join(map(re.escape, self.services))
+        everything = repr([replace(service, image="") for service in self.services.values()])
+        used = {f"{name}:{port}" for name, port in re.findall(rf"(?<![\w.-])({names}):(\d+)(?![\w@])", everything)}
+        chosen = {}
+        for key in sorted(used | {f"{each.name}:{port}" for each in self.services.values() for port in each.published}):
+            name, _, port = key.partition(":")
+            chosen[key] = self.services[name].published.get(int(port)) or free_port()
+        return chosen
+
+    def _instance(self, service: ComposeService, name: str) -> Instance:
+        folder = self.folder / name
+        environment = {
+            "HOME": str(folder),
+            "HOSTNAME": name,
+            "PATH": search_path(),
+            **{key: os.environ[key] for key in _PASSED_ON if key in os.environ},
+        }
+        if service.built:
+            package = base_environment({}).get("PYTHONPATH")
+            environment |= {"PYTHONPATH": package} if package else {}
+            environment |= self.image.environment
+        environment |= service.environment
+        environment = {key: self._mapped(value, service, folder) for key, value in environment.items()}
+        command = tuple(self._own(word, service, folder) for word in service.command) or self._command(service, folder)
+        # A service that listens on its own name: `--host model-server-1`.
+        command = tuple(LOOPBACK if pair == ("--host", service.name) else pair[1] for pair in pairwise(("", *command)))
+        user = "postgres" if _foreign(service) == "postgres" and os.getuid() == 0 else None
+        program = shutil.which(FOREIGN[image][0], path=search_path()) if (image := _foreign(service)) else None
+        process = Service(
+            name, command, environment, self.home.logs / f"{name}.log", user=user, executable=program or sys.executable
+        )
+        cwd = folder / self.image.folder.strip("/") if service.built else folder
+        return Instance(service, process, folder, cwd, self._health(service, folder))
+
+    def _health(self, service: ComposeService, folder: Path) -> tuple[str, ...]:
+        if service.health is None:
+            return ()
+        kind, *words = (self._own(word, service, folder) for word in service.health.test)
+        return ("/bin/sh", "-c", *words) if kind == "CMD-SHELL" else tuple(words)
+
+    def _command(self, service: ComposeService, folder: Path) -> tuple[str, ...]:
+        """What an image runs when the file says nothing."""
+        match _foreign(service):
+            case "postgres":
+                (data,) = service.mounts.values()
+                port = next(port for key, port in self.ports.items() if key.startswith(f"{service.name}:"))
+                return (
+                    "postgres", "-D", str(self.volume(data)), "-p", str(port), "-c", f"listen_addresses={LOOPBACK}",
+                    "-c", "unix_socket_directories=",
+                )  # fmt: skip
+            case "nginx":
+                return ("nginx", "-e", "stderr", "-c", str(folder / "nginx.conf"))
+        raise ConfigurationError(f"Service {service.name} has no command.")
+
+    def files(self, instance: Instance) -> dict[Path, str]:
+        """Content of every file that a container starts with."""
+        service, folder = instance.service, instance.folder
+        found = {
+            Path(self._paths(path, service, folder)): self._own(content, service, folder)
+            for path, content in service.files.items()
+        }
+        if _foreign(service) == "nginx":
+            user = "user root;\n" if os.getuid() == 0 else ""
+            temporary = "\n".join(f"  {name}_temp_path {folder / name};" for name in _NGINX_TEMPORARY)
+            found[folder / "nginx.conf"] = (
+                f"{user}daemon off;\npid {folder / 'nginx.pid'};\nevents {{}}\nhttp {{\n  access_log off;\n"
+                f"{temporary}\n  include {folder}/etc/nginx/conf.d/*.conf;\n}}\n"
+            )
+        return found
+
+    def _own(self, text: str, service: ComposeService, folder: Path) -> str:
+        """Map a text of the service itself, where its own ports and interfaces stand without its name."""
+        own = {key.partition(":")[2]: port for key, port in self.ports.items() if key.startswith(f"{service.name}:")}
+        text = self._mapped(text, service, folder).replace("0.0.0.0", LOOPBACK)  # noqa: S104 - replaced, not bound
+        if not own:
+            return text
+        return re.sub(rf"(?<![\w./-])({'|'.join(own)})(?![\w.-])", lambda match: str(own[match[1]]), text)
+
+    def _mapped(self, text: str, service: ComposeService, folder: Path) -> str:
+        """Map the paths and the ``host:port`` pairs in a text."""
+        pairs = "|".join(map(re.escape, self.ports))
+        return re.sub(
+            rf"(?<![\w.-])({pairs})(?![\w@])",
+            lambda match: f"{LOOPBACK}:{self.ports[match[1]]}",
+            self._paths(text, service, folder),
+        )
+
+    def _paths(self, text: str, service: ComposeService, folder: Path) -> str:
+        known = {path for each in self.services.values() for path in (*each.mounts, *each.files)} | {self.image.folder}
+        longest_first = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
+        return re.sub(
+            rf"(?<![\w.-])({longest_first})(?![\w.-])",
+            lambda match: str(
+                self.volume(service.mounts[match[1]]) if match[1] in service.mounts else folder / match[1].strip("/")
+            ),
+            text,
+        )
+
+
+def made_up(secrets: Secrets, example: Path) -> dict[str, str]:
+    """A value for everything that ``.env.example`` asks to fill in, the same each time."""
+    known = {
+        "AIRFLOW_FERNET_KEY": secrets.fernet_key,
+        "AIRFLOW_JWT_SECRET": secrets.jwt_secret,
+        "AIRFLOW_API_SECRET_KEY": secrets.api_secret_key,
+        "MLOPS_ADMIN_PASSWORD": secrets.admin_password,
+    }
+    asked = re.findall(r"^(\w+)=$", example.read_text(encoding="utf-8"), re.MULTILINE)
+    return {name: known.get(name) or _derived(secrets.jwt_secret, name) for name in asked}
+
+
+def search_path() -> str:
+    """Where programs are looked for: this environment's first, then the system's, then Debian's Postgres."""
+    system = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    postgres = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name), reverse=True)
+    return os.pathsep.join([str(Path(sys.executable).parent), *system, "/usr/sbin", *map(str, postgres)])
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def _foreign(service: ComposeService) -> str | None:
+    name = service.image.partition(":")[0]
+    return name if name in FOREIGN and not service.built else None
+
+
+def _derived(secret: str, name: str) -> str:
+    return hmac.new(secret.encode(), name.encode(), hashlib.sha256).hexdigest()

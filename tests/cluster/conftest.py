@@ -1,0 +1,66 @@
+"""The production topology: every service of docker-compose.yaml, started on this machine by `mlops up --cluster`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.cluster import PORTS, RunningCluster
+from support.stack import ROOT, free_port
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[RunningCluster]:
+    """The suite's own DAGs, and those of the tests, on a cluster of their own; or one that is up, to try a test on."""
+    if there := os.environ.get("MLOPS_TEST_CLUSTER"):
+        ports = json.loads(Path(there, "run/stack.json").read_text())["ports"]
+        chosen = {PORTS[name]: str(port) for name, port in ports.items()}
+        running = RunningCluster(Path(there), ROOT, dict(os.environ) | chosen | {"MLOPS_HOME": there})
+        yield running
+        running.close()
+        return
+    # Not pytest's folder: Postgres does not run as root, and its user has to reach its data.
+    folder = Path(tempfile.mkdtemp(prefix="mlops-cluster-"))
+    folder.chmod(0o711)
+    project = folder / "project"
+    (project / "dags").mkdir(parents=True)
+    for file in [*(ROOT / "dags").glob("*.py"), *(HERE / "dags").glob("*.py")]:
+        (project / "dags" / file.name).symlink_to(file)
+    for name in ("include", "airflow_settings.yaml", "docker-compose.yaml", "Dockerfile", ".env.example"):
+        (project / name).symlink_to(ROOT / name)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    environment |= {name: free_port() for name in PORTS.values()}
+    environment |= {
+        "MLOPS_HOME": str(folder / "home"),
+        "MLOPS_QUEUES": "default,heavy",
+        "MLOPS_QUEUED_TIMEOUT": "60",
+    }
+    running = RunningCluster(folder / "home", project, environment)
+    try:
+        up = running.up()
+        assert up.returncode == 0, up.stdout[-3000:] + up.stderr[-3000:]
+        yield running
+    finally:
+        down = subprocess.run(
+            [sys.executable, "-m", "mlops_provider.cli.main", "down"],
+            cwd=project,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        running.close()
+        if keep := os.environ.get("MLOPS_TEST_KEEP"):
+            shutil.copytree(folder / "home/logs", keep, dirs_exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        assert down.returncode == 0, down.stderr

@@ -1,0 +1,109 @@
+"""What stands under deploy/kubernetes: accepted by Kubernetes' own schemas, in line with the rest."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from airflow.configuration import conf
+from airflow.providers_manager import ProvidersManager
+from kubernetes_validate import ValidationError, validate
+
+from mlops_provider.core.names import Environment
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "deploy/kubernetes"
+KUBERNETES = ("1.30", "1.37")
+"""Oldest and newest release that the manifests are held against."""
+
+
+def documents(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((FOLDER / name).read_text(encoding="utf-8")))
+
+
+MANIFESTS = [document for name in ("model-server.yaml", "prepare.yaml") for document in documents(name)]
+[VALUES] = documents("airflow-values.yaml")
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest["kind"])
+def test_kubernetes_accepts_a_manifest(manifest: dict[str, Any], version: str) -> None:
+    validate(manifest, version, strict=True)
+
+
+def test_kubernetes_would_not_accept_any_manifest() -> None:
+    with pytest.raises(ValidationError, match="replica"):
+        validate({"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"replica": 2}}, KUBERNETES[1], strict=True)
+
+
+def test_the_parts_of_a_pod_in_the_values_make_a_pod() -> None:
+    container = {
+        "name": "base",
+        "image": "{repository}:{tag}".format(**VALUES["images"]["airflow"]),
+        "env": VALUES["env"],
+        "envFrom": yaml.safe_load(VALUES["extraEnvFrom"]),
+        "volumeMounts": VALUES["volumeMounts"],
+    }
+    parts = ("workers", "scheduler", "apiServer", "dagProcessor", "triggerer")
+    pods = [
+        {"containers": [container | {"resources": VALUES[part]["resources"]}], "volumes": VALUES["volumes"]}
+        for part in parts
+    ]
+
+    for pod in pods:
+        validate({"apiVersion": "v1", "kind": "Pod", "spec": pod}, KUBERNETES[1], strict=True)
+
+
+def test_airflow_knows_every_option_in_the_values() -> None:
+    ProvidersManager().initialize_providers_configuration()
+    unknown = [
+        (section, option)
+        for section, options in VALUES["config"].items()
+        for option in options
+        if not conf.get_default_value(section, option)
+        and option not in conf.configuration_description.get(section, {}).get("options", {})
+    ]
+
+    assert unknown == []
+
+
+def test_selectors_find_the_pods_they_mean() -> None:
+    found = {manifest["kind"]: manifest["spec"] for manifest in documents("model-server.yaml")}
+    labels = found["Deployment"]["template"]["metadata"]["labels"]
+
+    assert found["Service"]["selector"] == labels
+    assert found["PodDisruptionBudget"]["selector"]["matchLabels"] == labels
+    assert found["Deployment"]["selector"]["matchLabels"] == labels
+    assert found["HorizontalPodAutoscaler"]["scaleTargetRef"]["name"] == "model-server"
+    assert "replicas" not in found["Deployment"]
+
+
+def test_images_are_the_one_that_compose_builds() -> None:
+    compose = (ROOT / "docker-compose.yaml").read_text(encoding="utf-8")
+    [ours] = re.findall(r"image: \$\{MLOPS_IMAGE:-(.+)\}", compose)
+    named = [line.split(maxsplit=1)[1] for line in
+             re.findall(r"image: .+", "".join(path.read_text() for path in FOLDER.glob("*.yaml")))]  # fmt: skip
+
+    assert {*named, "{repository}:{tag}".format(**VALUES["images"]["airflow"])} == {ours}
+
+
+def test_only_the_job_reads_the_login_that_owns_the_ledger() -> None:
+    readers = [
+        document["kind"]
+        for document in [*MANIFESTS, {"kind": "values"} | VALUES]
+        if "mlops-ledger-owner" in str(document)
+    ]
+
+    assert readers == ["Job"]
+
+
+def test_the_page_names_every_secret_and_setting() -> None:
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    secrets = set(re.findall(r"mlops-(?:stores|settings|ledger)[\w-]*", str([*MANIFESTS, VALUES])))
+    secrets |= {value for key, value in {**VALUES, **VALUES["data"]}.items() if key.endswith("SecretName")}
+
+    assert {name for name in secrets if f"`{name}`" not in page} == set()
+    assert {name for name in set(re.findall(r"MLOPS_\w+", page)) if name not in set(Environment)} == set()

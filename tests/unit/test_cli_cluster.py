@@ -1,0 +1,166 @@
+"""The Compose file's services as processes of this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from mlops_provider.cli import cluster, compose_file, native, up
+from mlops_provider.cli.home import Home, Secrets, Stack
+from mlops_provider.cli.native import Cluster
+from mlops_provider.exceptions import ConfigurationError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    project = tmp_path / "project"
+    project.mkdir()
+    for name in ("docker-compose.yaml", "Dockerfile", ".env.example", "dags", "include", "airflow_settings.yaml"):
+        (project / name).symlink_to(ROOT / name)
+    home = Home(tmp_path / "home", project)
+    home.make()
+    return home
+
+
+@pytest.fixture
+def services(home: Home) -> Cluster:
+    return Cluster(home, environment={"MLOPS_WORKERS": "3", "MLOPS_AIRFLOW_PORT": "18080"})
+
+
+def said(services: Cluster) -> dict[str, str]:
+    """All texts of each process."""
+    return {
+        name: "\n".join(
+            [
+                *instance.process.command,
+                *instance.health,
+                *(f"{key}={value}" for key, value in instance.process.environment.items()),
+                *services.files(instance).values(),
+            ]
+        )
+        for name, instance in services.instances.items()
+    }
+
+
+def test_every_replica_of_every_service_is_a_process(services: Cluster) -> None:
+    assert {"worker-1", "worker-2", "worker-3", "model-server-1", "model-server-2", "postgres"} <= set(
+        services.instances
+    )
+    assert services.instances["airflow-init"].runs_once
+    assert [name for name, each in services.instances.items() if each.runs_once] == ["airflow-init"]
+
+
+def test_no_host_port_or_folder_of_a_container_is_left(services: Cluster) -> None:
+    hosts = "|".join(services.services)
+    for name, text in said(services).items():
+        assert not re.findall(rf"(?<![\w.-])(?:{hosts}):\d+(?![\w@])", text), name
+        assert "0.0.0.0" not in text
+        assert not re.findall(r"(?<![\w./-])/(?:opt|srv)/\S+", text), name
+
+
+def test_a_published_port_is_the_one_asked_for_and_the_others_are_free(services: Cluster) -> None:
+    assert services.published["api-server"] == 18080
+    assert "18080" in services.instances["api-server"].process.command
+    assert "http://127.0.0.1:18080/execution/" in said(services)["worker-1"]
+    assert len(set(services.ports.values())) == len(services.ports)
+    assert not {5432, 6379} & set(services.ports.values())
+
+
+def test_what_one_service_is_told_of_another_is_where_that_one_listens(services: Cluster) -> None:
+    port = str(services.ports["model-server-2:8090"])
+
+    assert port in services.instances["model-server-2"].process.command
+    assert f"server 127.0.0.1:{port}" in said(services)["model-proxy"]
+
+
+def test_a_volume_is_one_folder_for_all_who_mount_it_and_hidden_from_the_rest(services: Cluster) -> None:
+    spool = str(services.volume("spool"))
+
+    assert {name for name, text in said(services).items() if f"MLOPS_SPOOL_DIR={spool}" in text} == {
+        "worker-1", "worker-2", "worker-3", "model-server-1", "model-server-2",
+    }  # fmt: skip
+
+
+def test_the_image_sets_what_the_dockerfile_says(services: Cluster) -> None:
+    image = compose_file.image(ROOT / "Dockerfile")
+
+    assert image.folder == "/opt/airflow"
+    assert image.environment["OMP_NUM_THREADS"] == "1"
+    assert set(image.copied) == {"dags", "include", "airflow_settings.yaml"}
+    assert services.instances["scheduler"].process.environment["OMP_NUM_THREADS"] == "1"
+    assert "OMP_NUM_THREADS" not in services.instances["redis"].process.environment
+
+
+def test_folders_of_volumes_lead_from_the_container_and_the_dags_from_the_project(
+    services: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster.os, "getuid", lambda: 1000)  # pytest's folders are closed to the user of Postgres
+
+    cluster.prepare(services)
+
+    worker = services.instances["worker-2"]
+    assert (worker.cwd / "logs").resolve() == services.volume("logs").resolve()
+    assert (worker.cwd / "dags").resolve() == ROOT / "dags"
+    assert "preload" in (worker.cwd / "config/airflow_local_settings.py").read_text()
+
+
+def test_the_same_secrets_come_each_time_and_each_is_its_own(home: Home) -> None:
+    one, two = (native.made_up(Secrets.of(home), ROOT / ".env.example") for _ in range(2))
+
+    assert one == two
+    assert len(set(one.values())) == len(one) >= 10
+
+
+def test_a_variable_that_must_be_given_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file.yaml").write_text("services: {one: {image: 'x:${TAG:?which one}'}}")
+
+    with pytest.raises(ConfigurationError, match="needs TAG: which one"):
+        compose_file.read(tmp_path / "file.yaml", {})
+    assert compose_file.read(tmp_path / "file.yaml", {"TAG": "3"})["one"].image == "x:3"
+
+
+def test_programs_that_are_missing_are_named_with_what_installs_them(
+    services: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(native, "search_path", lambda: str(tmp_path))
+
+    with pytest.raises(ConfigurationError, match="apt install nginx-light postgresql redis-server"):
+        cluster.refuse(services, set())
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root needs another user for Postgres")
+def test_a_home_that_postgres_can_not_reach_is_refused_with_a_way_out(services: Cluster, tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+
+    with pytest.raises(ConfigurationError, match="set MLOPS_HOME to a folder"):
+        cluster.prepare(services)
+
+
+def test_a_taken_port_is_named_with_its_variable(home: Home) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        services = Cluster(home, environment={"MLOPS_SERVER_PORT": str(port), "MLOPS_AIRFLOW_PORT": str(port + 1)})
+        services.missing_packages = list  # type: ignore[method-assign]
+
+        with pytest.raises(ConfigurationError, match="set MLOPS_SERVER_PORT"):
+            cluster.refuse(services, set())
+
+
+def test_the_local_stack_and_the_cluster_do_not_run_beside_each_other(home: Home) -> None:
+    ports = {"airflow": 1, "mlflow": 2, "server": 3, "evidently": 4}
+    Stack(ports=ports).write(home)
+    with pytest.raises(ConfigurationError, match="local stack is up"):
+        cluster.bring_up(home, timeout=1)
+
+    Stack(ports=ports, settings={"MLOPS_LEDGER_URL": "postgresql://one/two"}).write(home)
+    (home.run / "redis.pid").write_text("1\nlong ago\n/bin/redis\n")
+    with pytest.raises(ConfigurationError, match="cluster is up"):
+        up.already_up(home, fault="")
