@@ -203,4 +203,4 @@ print(json.dumps([len(added), sorted({HEAVY!r} & {{name.split(".")[0] for name i
     added, heavy = in_a_fresh_process(code)
 
     assert heavy == []
-    assert added < 70
+    assert added < 60

@@ -18,6 +18,7 @@ MODULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "drift": ("evidently", "numpy", "pandas", "pyarrow", "sklearn", "threadpoolctl"),
         "serving": ("mlflow", "numpy", "pandas", "sklearn", "skops", "threadpoolctl", "uvicorn"),
         "amazon": ("aiobotocore", "airflow.providers.amazon", "boto3", "botocore"),
+        "kubernetes": ("airflow.providers.cncf.kubernetes", "kubernetes"),
         "cluster": ("airflow.providers.celery", "airflow.providers.postgres", "celery", "psycopg2", "redis"),
     }
 )

@@ -13,7 +13,6 @@ from mlops_provider.core import names
 from mlops_provider.core.extras import explained_imports
 from mlops_provider.core.origin import Origin
 from mlops_provider.exceptions import NothingToDo, PermanentError
-from mlops_provider.hooks.stores import ConnectedStores
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -90,6 +89,8 @@ class StepOperator(MLOpsOperator):
     @cached_property
     def stores(self) -> Stores:
         """The stores behind the connections; tests put their own here."""
+        from mlops_provider.hooks.stores import ConnectedStores
+
         return ConnectedStores(
             tables_conn_id=self.tables_conn_id,
             registry_conn_id=self.registry_conn_id,

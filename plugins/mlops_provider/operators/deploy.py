@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mlops_provider.core import names
-from mlops_provider.hooks.server import ServerHook
 from mlops_provider.operators.base import ModelStepOperator
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ class TrafficOperator(ModelStepOperator):
     @cached_property
     def target(self) -> Any:
         """Where the traffic is moved."""
+        from mlops_provider.hooks.server import ServerHook
         from mlops_provider.targets import Server
 
         return Server(ServerHook(self.server_conn_id).address, model=self.spec.name, ledger=self.stores.ledger)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlops_provider.hooks.stores import stores_of
 from mlops_provider.operators.base import StepOperator
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ class PromoteModelOperator(StepOperator):
     :raises EvidenceError: Evidence or files were changed after they were recorded. Not retried.
     """
 
+    extras = ("tables", "training")
     template_fields: Sequence[str] = (*StepOperator.template_fields, "model", "version", "source", "destination")
 
     def __init__(self, *, model: str, version: str, source: str, destination: str, **kwargs: Any) -> None:
@@ -44,6 +44,8 @@ class PromoteModelOperator(StepOperator):
 
     def stores_of(self, environment: str) -> Stores:
         """The stores of an environment."""
+        from mlops_provider.hooks.stores import stores_of
+
         return stores_of(
             environment,
             tables_conn_id=self.tables_conn_id,
