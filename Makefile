@@ -2,9 +2,11 @@
 
 # The interpreter that creates the environment; without it the first Python 3.11-3.13 on the PATH is taken.
 PYTHON ?=
-# demo: months to replay, the month in which the source delivers bad data (empty: none), KEEP=0 ends the stack afterwards.
+# demo: the use case, months to replay, the month in which the source of the flights delivers bad data (empty: none), KEEP=0
+# ends the stack afterwards.
+USE_CASE ?= flight_delays
 MONTHS ?= 6
-FAULT ?= 2013-04
+FAULT ?= $(if $(filter flight_delays,$(USE_CASE)),2013-04)
 KEEP ?= 1
 # demo, up: STORE=s3 keeps tables, reports, artifacts and logs on S3, served by moto on the loopback interface.
 STORE ?= folder
@@ -42,9 +44,10 @@ setup: $(VENV)/installed  ## create .venv from the lock (PYTHON=… chooses the 
 
 setup-dev: $(VENV)/installed-dev  ## the same, with what tests and checks need
 
-demo: $(STACK)  ## replay real months through Airflow and leave the stack up (MONTHS=6 FAULT=2013-04 KEEP=1 STORE=s3)
+demo: $(STACK)  ## replay real months through Airflow and leave the stack up (USE_CASE=… MONTHS=6 FAULT=2013-04 KEEP=1 STORE=s3)
 	@$(BIN)/mlops up --store $(STORE) $(if $(FAULT),--fault $(FAULT))
-	@code=0; $(BIN)/mlops replay --months $(MONTHS) $(if $(FAULT),--fault $(FAULT)) || code=$$?; \
+	@code=0; $(BIN)/mlops replay --model include/$(USE_CASE)/model.yaml --months $(MONTHS) $(if $(FAULT),--fault $(FAULT)) \
+	  || code=$$?; \
 	if [ "$(KEEP)" = 0 ]; then $(BIN)/mlops down || code=$$?; fi; exit $$code
 
 up: $(STACK)  ## start Airflow, MLflow, the model server and the Evidently UI on 127.0.0.1 (STORE=s3)
@@ -87,8 +90,8 @@ docs: setup-dev  ## write the generated parts of README.md and docs/
 	$(BIN)/python docs/generate.py
 
 lock: setup-dev  ## compile the hashed lock files from pyproject.toml (UPGRADE=1 for newer versions)
-	$(LOCK) pyproject.toml --extra all --extra example --extra dev -o requirements-dev.txt
-	$(LOCK) pyproject.toml --extra all --extra example -c requirements-dev.txt -o requirements.txt
+	$(LOCK) pyproject.toml --extra all --extra example --group example-people --extra dev -o requirements-dev.txt
+	$(LOCK) pyproject.toml --extra all --extra example --group example-people -c requirements-dev.txt -o requirements.txt
 	$(LOCK) --group setup -c requirements-dev.txt -o requirements-setup.txt
 
 clean: down  ## stop the stack; remove its data, the environment and every cache

@@ -8,27 +8,16 @@ It runs by the calendar, so a month without data is noticed. With `MLOPS_SNS_TOP
 drift alarms and decisions to retrain are told there.
 """
 
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 
 from airflow.sdk import DAG
 
 from mlops_provider.stages.monitor import monitor
+from mlops_provider.stages.notices import tell
 from mlops_provider.stages.timetables import monthly
 
 MODEL = str(Path(__file__).resolve().parents[1] / "include/flight_delays/model.yaml")
-TOPIC = os.environ.get("MLOPS_SNS_TOPIC")
-
-
-def tell(message: str):
-    """Give a notifier that sends *message* to the topic, if there is one."""
-    if not TOPIC:
-        return None
-    from airflow.providers.amazon.aws.notifications.sns import SnsNotifier
-
-    return SnsNotifier(aws_conn_id="mlops_aws", target_arn=TOPIC, subject="flight_delays", message=message)
-
 
 with DAG(
     "flight_delays_monitor",
@@ -40,10 +29,10 @@ with DAG(
     default_args={
         "retries": 2,
         "retry_delay": 10,
-        "on_failure_callback": tell("{{ ti.task_id }} of {{ dag_run.partition_key }} failed: {{ exception }}"),
+        "on_failure_callback": tell(MODEL, "{{ ti.task_id }} of {{ dag_run.partition_key }} failed: {{ exception }}"),
     },
     tags=["mlops", "flight_delays"],
     doc_md=__doc__,
 ):
-    told = tell("{{ mlops.partition }}: {{ mlops.summary }}")
+    told = tell(MODEL, "{{ mlops.partition }}: {{ mlops.summary }}")
     monitor(MODEL, train_dag="flight_delays_train", on_alarm_callback=told, on_retrain_callback=told)

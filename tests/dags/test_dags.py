@@ -1,7 +1,8 @@
-"""The DAGs of the flight example, as Airflow sees them."""
+"""The DAGs of the examples, as Airflow sees them."""
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -9,13 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from mlops_provider.core.names import Environment
+from mlops_provider.stages.notices import tell
+
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "dags").glob("*.py"))
 
-TASKS = {
-    "flight_delays_ingest": ["land_data", "validate_data", "build_features"],
-    "flight_delays_score": ["score_batch"],
-    "flight_delays_monitor": [
+MODELS = ("adult_income", "airport_temperature", "flight_delays")
+STAGES = {
+    "ingest": ["land_data", "validate_data", "build_features"],
+    "score": ["score_batch"],
+    "monitor": [
         "wait_for_labels",
         "deliver_predictions",
         "record_outcomes",
@@ -24,7 +29,7 @@ TASKS = {
         "decide_retrain",
         "start_training",
     ],
-    "flight_delays_train": [
+    "train": [
         "declare_gate",
         "search_parameters",
         "train_model",
@@ -33,9 +38,10 @@ TASKS = {
         "register_model",
         "start_deployment",
     ],
-    "flight_delays_deploy": ["check_serving", "deploy_model"],
-    "flight_delays_rollback": ["rollback_model"],
+    "deploy": ["check_serving", "deploy_model"],
+    "rollback": ["rollback_model"],
 }
+TASKS = {f"{model}_{stage}": tasks for model in MODELS for stage, tasks in STAGES.items()}
 
 PARSE = """
 import importlib.util, json, sys
@@ -92,3 +98,39 @@ def test_a_dag_file_fits_a_screen(parsed: dict[str, object]) -> None:
 
 def test_there_is_a_file_for_every_dag() -> None:
     assert {file.stem for file in FILES} == set(TASKS)
+
+
+def skeleton(file: Path, model: str) -> str:
+    """What a DAG file does, without its model's name, its dates and its words."""
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node.value = node.value.replace(model, "<model>")
+        if isinstance(node, ast.keyword) and node.arg in ("start_date", "end_date"):
+            node.value = ast.Constant("a date")
+    tree.body.pop(0)  # the docstring
+    return ast.dump(tree, indent=1)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_dags_of_all_models_differ_in_names_and_dates_only(stage: str) -> None:
+    assert len({skeleton(ROOT / f"dags/{model}_{stage}.py", model) for model in MODELS}) == 1
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_dag_file_only_wires(file: Path) -> None:
+    logic = (ast.If, ast.IfExp, ast.For, ast.While, ast.FunctionDef, ast.Lambda, ast.Try, ast.ListComp, ast.BoolOp)
+
+    assert [ast.unparse(node) for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, logic)] == []
+
+
+def test_without_a_topic_nobody_is_told_and_with_one_the_model_is_the_subject(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = str(ROOT / "include/adult_income/model.yaml")
+    monkeypatch.delenv(Environment.SNS_TOPIC, raising=False)
+    assert tell(model, "x") is None
+
+    monkeypatch.setenv(Environment.SNS_TOPIC, "arn:aws:sns:us-east-1:1:models")
+    notifier = tell(model, "{{ mlops.summary }}")
+
+    assert (notifier.subject, notifier.target_arn) == ("adult_income", "arn:aws:sns:us-east-1:1:models")
+    assert (notifier.message, notifier.aws_conn_id) == ("{{ mlops.summary }}", "mlops_aws")

@@ -121,6 +121,16 @@ def test_every_row_is_predicted_as_the_model_itself_does(world: World) -> None:
     assert predicted[list(world.spec.keys)].equals(world.rows()[list(world.spec.keys)])
 
 
+def test_the_event_time_may_be_part_of_the_key(world: World) -> None:
+    world.move_traffic({"1": 100})
+    keys = (*world.spec.keys, world.spec.event_time)
+    spec = world.spec.model_copy(update={"keys": keys})
+
+    written = score(spec, world.stores, JANUARY, origin=origin("score_batch"))
+
+    assert list(world.stores.tables.read(written).columns) == [*keys, "prediction", "version", "scored_by"]
+
+
 def test_flights_that_will_never_have_a_label_are_predicted_too(world: World) -> None:
     world.move_traffic({"1": 100})
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cached_property
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from mlops_provider.checked_yaml import Document
 
 Severity = Literal["block", "quarantine", "warn"]
+
+NOT_REVIEWED = "not reviewed"
+"""What a suite is called that was inferred and that nobody has signed."""
 
 
 class Expectation(BaseModel):
@@ -37,12 +44,45 @@ class Expectation(BaseModel):
         return (*(name for name in single if name), *self.kwargs.get("column_list", ()))
 
 
+class Review(BaseModel):
+    """A person's word that they read a suite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    by: str = Field(min_length=1)
+    at: date
+
+    def __str__(self) -> str:
+        return f"reviewed by {self.by} on {self.at.isoformat()}"
+
+
+def _signature(given: Any) -> Any:
+    if given is None or given is False or isinstance(given, Review | dict):
+        return given
+    raise ValueError("expected who read it and when, such as {by: your name, at: 2026-01-31}; or false: nobody did.")
+
+
 class ExpectationsFile(BaseModel):
-    """What an ``expectations.yaml`` holds."""
+    """
+    What an ``expectations.yaml`` holds.
+
+    :param reviewed: False in a suite that was inferred, until a person writes who they are and when they read it; a
+        suite that people wrote need not say.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    reviewed: Annotated[Review | Literal[False] | None, BeforeValidator(_signature)] = None
     expectations: list[Expectation] = Field(min_length=1)
+
+
+def load_review(path: Path) -> Literal[False] | Review | None:
+    """
+    Read who reviewed a suite: a person, False if it waits for one, None if it does not say.
+
+    :raises SpecError: The file is no suite. Not retried.
+    """
+    return Document(path).check(ExpectationsFile).reviewed
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,39 @@ COMMANDS: tuple[Command | Group, ...] = (
         "doctor:main",
     ),
     Command(
+        "init",
+        "write a use case of your own from a file of examples: model.yaml, functions, expectations, DAGs, tests",
+        "init:main",
+        (
+            option(
+                "folder", "project that gets include/, dags/ and tests/ (default: this one)", nargs="?", default="."
+            ),
+            option("--data", "CSV or Parquet file with examples, one row each, with the outcome"),
+            option("--target", "column to predict"),
+            option("--name", "name of the model (default: the file's)"),
+            option("--owner", "who owns it (default: you)"),
+            option("--description", "what it predicts, in a sentence"),
+            option("--task", "kind of target (default: inferred)", choices=("binary", "regression")),
+            option("--positive", "value of the target that is to be told from all others"),
+            option("--columns", "names of the columns, a,b,c, if the file's first line does not have them"),
+            option("--keys", "columns that identify a row, a,b (default: inferred)"),
+            option("--event-time", "column with the time of the prediction (default: inferred)"),
+            option("--time-zone", "zone in which months are counted (default: %(default)s)", default="UTC"),
+            option("--protected", "columns about people by which fairness is measured, a,b"),
+            option("--label-lag", "days after a month's end until its outcomes are known (default: 0)"),
+            option(
+                "--profile",
+                "standard: six DAGs; minimal: gate and monitor over predictions that you make (default: %(default)s)",
+                choices=("standard", "minimal", "full", "gxp"),
+                default="standard",
+            ),
+            option("--prediction", "minimal: column with the predictions of your model"),
+            option("--champion", "minimal: table with those of the model that serves now"),
+            option("--champion-prediction", "minimal: their column (default: called as the candidate's)"),
+            flag("--yes", "take the defaults, ask nothing"),
+        ),
+    ),
+    Command(
         "run",
         "run one stage, or all of a month, without Airflow",
         "run:main",
@@ -96,6 +129,22 @@ COMMANDS: tuple[Command | Group, ...] = (
             option("--rows", "rows of a month, at most (default: %(default)s)", type=int, default=2000),
             option("--trials", "parameter sets that the search tries (default: %(default)s)", type=int, default=2),
             option("--junit", "write the result as JUnit XML to this file"),
+        ),
+    ),
+    Group(
+        "validate",
+        "expectations of the data",
+        (
+            Command(
+                "infer",
+                "write expectations that describe the first landed month, marked as not reviewed",
+                "validate:infer",
+                (
+                    Argument(("model",), {"help": "the model.yaml"}),
+                    option("--partition", "another landed month, such as 2013-02"),
+                    option("--output", "file to write (default: the one that model.yaml names)"),
+                ),
+            ),
         ),
     ),
     Group(

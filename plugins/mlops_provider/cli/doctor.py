@@ -65,6 +65,7 @@ def main(arguments: argparse.Namespace) -> int:
         stores,
         server,
         disk,
+        suites,
         lambda: connections(home),  # last: skops, loaded after Airflow, calls up a thousand warnings
     )
     for check in checks:
@@ -268,6 +269,24 @@ def disk() -> Iterator[Finding]:
     free = shutil.disk_usage(Path.cwd()).free
     shown = f"{free / 10**9:.1f} GB free on this disk"
     yield Finding("ok", shown) if free > FREE_BYTES else Finding("fail", shown, "free at least 2 GB")
+
+
+def suites() -> Iterator[Finding]:
+    """Whether somebody has read the expectations of each use case here."""
+    from mlops_provider.checked_yaml import Document
+    from mlops_provider.spec import load_spec
+
+    for model in sorted(Path("include").glob("*/model.yaml")):
+        try:
+            path = load_spec(model).expectations_path
+            reviewed = (Document(path).data or {}).get("reviewed")
+        except MLOpsError as error:
+            yield Finding("fail", str(error))
+            continue
+        if reviewed is False:
+            shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+            fix = "read it, mend it, then write `reviewed: {by: your name, at: 2026-01-31}`"
+            yield Finding("note", f"{shown} was inferred and is not reviewed", fix)
 
 
 def _answers(name: str, address: str, path: str, fix: str = "mlops down, then mlops up") -> Iterator[Finding]:

@@ -113,13 +113,14 @@ class Home:
             Environment.TABLES_URI: str(self.local / "data"),
             Environment.LEDGER_URL: f"sqlite:///{self.local / 'ledger.db'}",
             Environment.REGISTRY_URI: f"sqlite:///{self.local / 'mlflow.db'}",
+            Environment.SPOOL_DIR: str(self.local / "spool"),
             Environment.EVIDENTLY_WORKSPACE: str(self.local / "evidently"),
         }
 
     def make_local(self, environment: MutableMapping[str, str]) -> None:
         """Prepare for work without any server, and point unset variables there."""
         self.make()
-        for folder in ("data", "evidently"):
+        for folder in ("data", "spool", "evidently"):
             (self.local / folder).mkdir(parents=True, exist_ok=True)
         for name, value in self.local_settings().items():
             environment.setdefault(name, value)

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from mlops_provider.adapters import features as feature_frames
 from mlops_provider.adapters import validation as validations
+from mlops_provider.adapters.expectations import NOT_REVIEWED, load_review
 from mlops_provider.adapters.validation_page import validation_page
 from mlops_provider.core import partitions
 from mlops_provider.core.evidence import canonical
@@ -141,7 +142,9 @@ def _found(
     """Write the report and return what the ledger keeps of a validation."""
     digest = hashlib.sha256(canonical([each.model_dump() for each in expectations]).encode()).hexdigest()
     shown = f"{data['table']}, version {data['version']}" if "table" in data else "as the source gave it; not landed"
-    about = {"Data": shown, "Expectations": f"{spec.expectations} ({digest[:12]})"}
+    reviewed = load_review(spec.expectations_path)
+    review = f", {reviewed or NOT_REVIEWED}" if reviewed is not None else ""
+    about = {"Data": shown, "Expectations": f"{spec.expectations} ({digest[:12]}){review}"}
     report = stores.reports.write(
         origin, REPORT, validation_page(checked, model=spec.name, partition=month, about=about)
     )
@@ -149,6 +152,7 @@ def _found(
         "partition": month,
         "data": data,
         "expectations": digest,
+        "reviewed": reviewed.model_dump(mode="json") if reviewed else reviewed,
         "rows": checked.total,
         "quarantined": len(checked.rejected),
         "passed": not checked.blocking,

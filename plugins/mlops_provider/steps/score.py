@@ -47,7 +47,7 @@ def score(
     tables = stores.tables
     writer = tables.replace_partition(tables.uri(spec.name, Table.PREDICTIONS), month)
     features = features or _newest(stores, spec.name, month)
-    kept = (*spec.keys, spec.event_time)
+    kept = tuple(dict.fromkeys([*spec.keys, spec.event_time]))
     rows = tables.read(features, columns=list(dict.fromkeys([*kept, *columns])))
     if rows.empty:
         raise _no_features(spec.name, month)

@@ -1,0 +1,26 @@
+"""
+# Score
+
+Predicts every row of a month with the version that has the traffic, as soon as the
+features of that month are announced.
+"""
+
+from pathlib import Path
+
+from airflow.sdk import DAG, PartitionedAssetTimetable
+
+from mlops_provider.stages.ingest import features_of
+from mlops_provider.stages.score import score
+
+MODEL = str(Path(__file__).resolve().parents[1] / "include/adult_income/model.yaml")
+
+with DAG(
+    "adult_income_score",
+    schedule=PartitionedAssetTimetable(assets=features_of(MODEL)),
+    catchup=False,
+    max_active_runs=1,
+    default_args={"retries": 2, "retry_delay": 10},
+    tags=["mlops", "adult_income"],
+    doc_md=__doc__,
+):
+    score(MODEL)
