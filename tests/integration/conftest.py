@@ -40,9 +40,9 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+def postgres() -> Iterator[Callable[[str], str]]:
     """Makes an empty database on a Postgres server and gives its address."""
-    with postgres_server.server(tmp_path_factory.mktemp("postgres")) as made:
+    with postgres_server.server() as made:
         yield made
 
 

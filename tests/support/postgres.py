@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -19,22 +20,22 @@ _USER = "postgres"
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[Callable[[str], str]]:
-    """Run it in *folder*; give what makes an empty database and gives its address."""
+def server() -> Iterator[Callable[[str], str]]:
+    """Run it; give what makes an empty database and gives its address."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not programs:
         pytest.skip("no Postgres server is installed here")
+    # Not below pytest's own folder, which other users may not enter, and which a later run of pytest clears away.
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     port = free_port()
     as_user: tuple[str, ...] = ()
     if os.geteuid() == 0:  # Postgres refuses to run as root
         as_user = ("setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups")
         shutil.chown(folder, _USER, _USER)
-        for parent in list(folder.parents)[:2]:
-            parent.chmod(parent.stat().st_mode | 0o011)
 
     def run(program: str, *arguments: object) -> None:
         command = (*as_user, str(programs[-1].with_name(program)), *map(str, arguments))
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
 
     data, numbers = folder / "data", count(1)
     run("initdb", "-D", data, "-A", "trust", "-N", "-U", _USER)
@@ -54,3 +55,4 @@ def server(folder: Path) -> Iterator[Callable[[str], str]]:
         yield made
     finally:
         run("pg_ctl", "-D", data, "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)

@@ -92,12 +92,15 @@ def _delivered(tables: Tables, uri: str, batch: list[Segment | ShippedSegment]) 
     last = tables.appended(uri, replica)
     fresh = [segment for segment in batch if segment.sequence > last]
     rows = [json.loads(line) for segment in fresh for line in segment.read().splitlines()]
+    ours = True
     if rows:
         about = {_ROWS: str(len(rows)), _SEGMENTS: str(len(fresh))}
-        tables.append_once(uri, _frame(rows), app_id=replica, sequence=fresh[-1].sequence, after=last, about=about)
+        ours = tables.append_once(
+            uri, _frame(rows), app_id=replica, sequence=fresh[-1].sequence, after=last, about=about
+        )
     for segment in batch:
         segment.remove()
-    return Delivery(len(rows), len(fresh))
+    return Delivery(len(rows), len(fresh)) if ours else Delivery(0, 0)
 
 
 def _batches(segments: Iterable[Segment | ShippedSegment]) -> Iterator[list[Segment | ShippedSegment]]:
