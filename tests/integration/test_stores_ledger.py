@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -421,24 +421,22 @@ def fill(url: str) -> None:
 
 LEDGERS: dict[str, Ledger] = {}
 
-if __name__ == "__main__":
-    program, *arguments = sys.argv[1:]
-    {"append": append_many, "decide": decide, "propose": propose, "limited": fill}[program](*arguments)
-
 
 @pytest.fixture
-def roles(postgres: str) -> tuple[str, str]:
+def roles(postgres: Callable[[str], str]) -> tuple[str, str]:
     """The addresses of an empty database for its owner, and for a role that tasks use."""
-    name = f"roles_{time.time_ns()}"
-    engine = sa.create_engine(f"{postgres}/postgres", isolation_level="AUTOCOMMIT")
+    address = postgres("roles")
+    name = str(sa.make_url(address).database)
+    engine = sa.create_engine(address, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         for role in (f"{name}_owner", f"{name}_tasks"):
             connection.exec_driver_sql(f"CREATE ROLE {role} LOGIN")
-        connection.exec_driver_sql(f"CREATE DATABASE {name} OWNER {name}_owner")
+        connection.exec_driver_sql(f"ALTER DATABASE {name} OWNER TO {name}_owner")
+        connection.exec_driver_sql(f"ALTER SCHEMA public OWNER TO {name}_owner")
         connection.exec_driver_sql(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
     engine.dispose()
-    server = postgres.partition("@")[2]
-    owner, tasks = (f"postgresql+psycopg://{name}_{role}@{server}/{name}" for role in ("owner", "tasks"))
+    server = address.partition("@")[2]
+    owner, tasks = (f"postgresql+psycopg://{name}_{role}@{server}" for role in ("owner", "tasks"))
     return owner, tasks
 
 
@@ -497,3 +495,8 @@ def test_a_role_nobody_made_is_not_let_in(roles: tuple[str, str], tmp_path: Path
     with pytest.raises(ConfigurationError, match="has no roles"):
         Ledger(f"sqlite:///{tmp_path}/ledger.db").grant("somebody")
     ledger.close()
+
+
+if __name__ == "__main__":
+    program, *arguments = sys.argv[1:]
+    {"append": append_many, "decide": decide, "propose": propose, "limited": fill}[program](*arguments)
