@@ -13,8 +13,7 @@ from pathlib import Path
 
 from airflow.sdk import DAG
 
-from mlops_provider.stages.monitor import monitor
-from mlops_provider.stages.notices import tell
+from mlops_provider.stages.monitor import monitor, tell
 from mlops_provider.stages.timetables import monthly
 
 MODEL = str(Path(__file__).resolve().parents[1] / "include/adult_income/model.yaml")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlops_provider.core.names import Environment
-from mlops_provider.stages.notices import tell
+from mlops_provider.stages.monitor import tell
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "dags").glob("*.py"))

@@ -260,7 +260,6 @@ def test_what_is_declared_is_what_was_found(here: Path) -> None:
 def test_the_minimal_profile_gates_and_monitors_predictions_of_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("mlops_provider.operators.tables")
     monkeypatch.chdir(tmp_path)
     shop = orders()
     refund = shop["refund"].to_numpy()

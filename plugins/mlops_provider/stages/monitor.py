@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from mlops_provider.core.names import Task
+import os
+from typing import TYPE_CHECKING
+
+from mlops_provider.core.names import Environment, Task
 from mlops_provider.operators.monitor import (
     Callbacks,
     DecideRetrainOperator,
@@ -13,7 +16,14 @@ from mlops_provider.operators.monitor import (
 )
 from mlops_provider.operators.start import StartDagRunOperator
 from mlops_provider.sensors.partition import LabelsSensor
+from mlops_provider.spec import load_spec
 from mlops_provider.stages.resources import placement, resources
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseNotifier
+
+AWS_CONN = "mlops_aws"
+"""Connection by which the topic is reached, unless ``MLOPS_AWS_CONN_ID`` names another."""
 
 
 def monitor(
@@ -53,3 +63,20 @@ def monitor(
         conf={"through": decision.output["through"], "reason": decision.output["trigger"]},
     )
     decision >> start
+
+
+def tell(model_yaml: str, message: str) -> BaseNotifier | None:
+    """
+    Give a notifier that sends *message* to the SNS topic that ``MLOPS_SNS_TOPIC`` names.
+
+    :param model_yaml: Path of the use case's ``model.yaml``; the model's name is the subject.
+    :param message: What it says. (templated)
+    :return: For a callback of a DAG, task or stage; None, which is no callback, if no topic is named.
+    """
+    topic = os.environ.get(Environment.SNS_TOPIC)
+    if not topic:
+        return None
+    from airflow.providers.amazon.aws.notifications.sns import SnsNotifier
+
+    connection = os.environ.get(Environment.AWS_CONN_ID) or AWS_CONN
+    return SnsNotifier(aws_conn_id=connection, target_arn=topic, subject=load_spec(model_yaml).name, message=message)
