@@ -142,8 +142,13 @@ class ModelServerApp:
         return PlainTextResponse("\n")
 
     async def ready(self, request: Request) -> Response:
-        """Say whether callers should be sent here: every model has a version with traffic and a log to write."""
-        reasons = [reason for served in self.models.values() if (reason := served.not_ready)]
+        """
+        Say whether callers should be sent here: every model that was released has a version and a log to write.
+
+        A model that waits for its first version keeps nobody from the others.
+        """
+        released = [served for served in self.models.values() if not served.follower.unreleased]
+        reasons = [reason for served in released or self.models.values() if (reason := served.not_ready)]
         return refusal(" ".join(reasons), 503) if reasons else JSONResponse({"ready": True})
 
     async def version(self, request: Request) -> Response:

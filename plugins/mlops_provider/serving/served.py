@@ -113,7 +113,7 @@ class ServedModel:
         """Why callers should not be sent here, as a sentence; empty when they may."""
         snapshot = self.follower.snapshot
         if snapshot is None or not snapshot.open:
-            return f"{self.model}: {self.follower.trouble or 'no version has traffic yet; deploy one.'}"
+            return f"{self.model}: {self.follower.trouble or 'no version has traffic yet; deploy a version.'}"
         if time.monotonic() - self.log_failed_at < LOG_PAUSE:
             return f"{self.model}: the prediction log can't be written."
         return ""

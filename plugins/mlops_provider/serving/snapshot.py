@@ -73,7 +73,7 @@ class Snapshot:
         """
         shares = [(version, weight) for version, weight in self.split.items() if weight > 0]
         if not shares:
-            raise RefusedRequestError(f"No version of {self.model} has traffic yet; deploy one.", 503)
+            raise RefusedRequestError(f"No version of {self.model} has traffic yet; deploy a version.", 503)
         if len(shares) == 1:
             return self.versions[shares[0][0]]
         digest = hashlib.sha256(f"{self.model}:{request_id}".encode()).digest()
