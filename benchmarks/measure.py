@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
 import platform
 import shutil
@@ -11,10 +13,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,6 +46,29 @@ def figure(name: str, times: list[float], target: str = "") -> None:
     """Print median, minimum and maximum of *times*, in seconds."""
     wanted = f"   target {target}" if target else ""
     print(f"{name:<52} {median(times):7.2f} s  ({min(times):.2f} to {max(times):.2f}, {len(times)} runs){wanted}")
+
+
+def peak_of(work: Callable[[], object]) -> dict[str, Any]:
+    """Run *work* once: ``seconds``, ``result``, ``peak`` memory in MB, and ``megabytes`` of it that were not there."""
+    gc.collect()
+    before = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
+    began = time.perf_counter()
+    result = work()
+    took, peak = time.perf_counter() - began, _memory("VmHWM")
+    return {"seconds": took, "megabytes": peak - before, "peak": peak, "result": result}
+
+
+def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call *function* in a fresh process, which no earlier work has left memory in."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def _memory(name: str) -> float:
+    """A figure of ``/proc/self/status`` in MB."""
+    line = next(each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith(f"{name}:"))
+    return int(line.split()[1]) / 1024
 
 
 def free_port() -> int:

@@ -9,6 +9,7 @@ What can go wrong, sorted by what the scheduler should do about it.
      │   ├─ MissingPartitionError
      │   ├─ DataRejectedError
      │   ├─ SourceError
+     │   │   └─ StagedFilesGoneError
      │   ├─ BrokenContractError
      │   ├─ GateRejectedError
      │   ├─ NotApprovedError
@@ -50,6 +51,10 @@ class DataRejectedError(PermanentError):
 
 class SourceError(PermanentError):
     """The source is missing, truncated or unreadable."""
+
+
+class StagedFilesGoneError(SourceError):
+    """What the chunks of a run wrote was committed or cleared away since."""
 
 
 class BrokenContractError(PermanentError):

@@ -27,6 +27,7 @@ from mlops_provider.spec_parts import (
     BLOCKS_OF_TIME,
     Bootstrap,
     Columns,
+    Count,
     Days,
     Declared,
     Features,
@@ -46,7 +47,7 @@ from mlops_provider.spec_parts import (
     TimeZone,
 )
 
-FunctionName = Literal["land", "features", "outcomes", "estimator", "space", "delivered"]
+FunctionName = Literal["land", "parts", "features", "outcomes", "estimator", "space", "delivered"]
 
 
 class ModelSpec(Declared):
@@ -64,6 +65,11 @@ class ModelSpec(Declared):
     :param slices: Columns by which scores are also measured.
     :param protected: Columns about people that fairness is judged by; text. They are kept in the features table;
         the model sees those that are also features.
+    :param chunk_rows: Rows from which a partition is worked on in chunks of that size, each by a task of its own,
+        rounded up to a multiple of 8,192; by default it is always worked on in one piece. The result is the same.
+    :param look_back_hours: Hours before a row that its features may look at, up to four weeks. Without it they may
+        look at the whole month before, and are computed in one piece. With it they are stored in the order of their
+        event time.
     :param resources: What each task may use, by task ID.
     """
 
@@ -90,6 +96,8 @@ class ModelSpec(Declared):
     monitoring: MonitoringSpec = MonitoringSpec()
     retrain: RetrainSpec = RetrainSpec()
     approval: Literal["never"] = "never"
+    chunk_rows: Count | None = None
+    look_back_hours: Annotated[int, Field(ge=1, le=672)] | None = None
     resources: dict[Annotated[Task, Field(strict=False)], Resources] = Field(default_factory=dict)
 
     _path: Path = PrivateAttr()
@@ -252,9 +260,12 @@ def _file_problems(spec: ModelSpec) -> Iterator[Problem]:
     """Yield sources that can't be right, and files that are named and not there."""
     for name in ("land", "outcomes"):
         try:
-            spec.source(name)
+            delivered = spec.source(name)
         except ValueError as error:
             yield ("sources", name), str(error)
+            continue
+        if delivered and name == "land" and spec.functions.parts:
+            yield ("sources", name), "it comes in one piece, but functions.parts names parts: declare one of the two."
     for field, reference in spec.functions.model_dump().items():
         file = (reference or "").partition(":")[0]
         if file and not (spec.folder / file).is_file():

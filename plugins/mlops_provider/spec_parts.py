@@ -111,6 +111,7 @@ class Functions(Declared):
     outcomes: Function
     estimator: Function
     space: Function
+    parts: Function | None = None
     delivered: Function | None = None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -28,6 +28,7 @@ from mlops_provider.exceptions import (
 )
 from mlops_provider.spec import ModelSpec, load_spec
 from mlops_provider.steps import ingest
+from mlops_provider.steps.chunked import features
 from mlops_provider.stores.suite import Stores
 from support import flights
 from support.flights import FEBRUARY, JANUARY
@@ -189,16 +190,16 @@ def test_a_land_that_gives_no_frame_is_a_mistake_in_the_use_case(world: World) -
 
 
 def test_an_orphaned_first_try_that_ends_last_loses(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = ingest.read_source
+    read = ingest.read_landing
 
-    def slowly(spec: ModelSpec, stores: Stores, function: Literal["land", "outcomes"], month: str) -> pd.DataFrame:
-        mine = read(spec, stores, function, month)
-        monkeypatch.setattr(ingest, "read_source", read)
+    def slowly(spec: ModelSpec, stores: Stores, month: str) -> pd.DataFrame | Iterator[pd.DataFrame]:
+        mine = read(spec, stores, month)
+        monkeypatch.setattr(ingest, "read_landing", read)
         world.source(flights.two_days().assign(distance=500))
         world.land()
         return mine
 
-    monkeypatch.setattr(ingest, "read_source", slowly)
+    monkeypatch.setattr(ingest, "read_landing", slowly)
 
     with pytest.raises(ConcurrentWriteError):
         world.land()
@@ -365,7 +366,7 @@ def test_a_run_killed_between_table_and_ledger_is_finished_by_its_retry(
         raise StoreUnavailableError("The ledger is away.")
 
     with monkeypatch.context() as during:
-        during.setattr(ingest, "record_written", killed)
+        during.setattr(features, "record_written", killed)
         with pytest.raises(StoreUnavailableError):
             world.build(clean)
     built = world.build(clean)
@@ -419,3 +420,16 @@ def test_flights_without_an_arrival_have_features_too(world: World) -> None:
     cancelled = world.read(Table.CLEAN)["arr_delay"].isna()
     assert cancelled.any()
     assert len(world.stores.tables.read(built)) == len(cancelled)
+
+
+@pytest.mark.parametrize("declared", ["", "look_back_hours: 36\n"])
+def test_a_mistake_in_features_is_told_with_its_place_and_without_the_value(world: World, declared: str) -> None:
+    clean = world.validate(world.land())
+    wrong = world.changed("features.py", "    local = described", '    int("a secret")\n    local = described')
+    wrong = wrong.changed("model.yaml", "slices:", f"{declared}slices:")
+
+    with pytest.raises(
+        SpecError, match=r"features\.py:features failed with ValueError in features\.py, line"
+    ) as raised:
+        wrong.build(clean)
+    assert "secret" not in str(raised.value)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mlops_provider.checked_yaml import Document
@@ -94,7 +97,7 @@ class Outcome:
     :param checked: False if a column it needs is missing, or it broke on what it found.
     :param failing: Rows that break it; None if it is about the table.
     :param observed: What was found instead, in words that hold no value of a row.
-    :param rows: Labels of the failing rows.
+    :param rows: Positions of the failing rows, rising; only of an expectation that sets rows apart.
     """
 
     expectation: Expectation
@@ -102,7 +105,7 @@ class Outcome:
     checked: bool
     failing: int | None
     observed: str
-    rows: tuple[int, ...] = field(default=(), repr=False)
+    rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, "int64"), repr=False, compare=False)
 
     @property
     def blocks(self) -> bool:
@@ -142,6 +145,63 @@ class Outcome:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """
+    How some of the rows did on one expectation, to be added up with the others.
+
+    :param checked: False if a column it needs is missing, or it broke on what it found.
+    :param met: What Great Expectations says of these rows alone.
+    :param considered: Rows that ``mostly`` is a share of; None if it is about the table.
+    :param breaking: Rows that break it.
+    :param observed: What was found instead, if it is about the table.
+    :param rows: Positions of the rows that are to go.
+    """
+
+    checked: bool
+    met: bool
+    considered: int | None
+    breaking: int
+    observed: str
+    rows: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, "int64"), repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """
+    How one chunk did on the expectations that look at one row at a time.
+
+    :param start: Row of the whole that is the chunk's first.
+    :param parts: Per expectation, by its index.
+    :param keys: Per expectation about keys, a hash of each row's key.
+    :param ignored: Per expectation about keys, whether it leaves a row out because of missing values.
+    """
+
+    start: int
+    parts: Mapping[int, Part]
+    keys: Mapping[int, NDArray[np.uint64]]
+    ignored: Mapping[int, NDArray[np.bool_]]
+
+
+class WholeRows(Protocol):
+    """The rows that were cut into chunks, for what can be told of all of them only."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+
+    def frame(self, start: int = 0, stop: int | None = None, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Rows from *start* to before *stop*."""
+
+    def take(self, positions: NDArray[np.int64], *, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Rows at *positions*, which rise."""
+
+    def values(self, column: str) -> pd.Series[Any]:
+        """One column."""
+
+
 @dataclass(frozen=True)
 class Validation:
     """
@@ -149,12 +209,25 @@ class Validation:
 
     :param total: Rows of the frame.
     :param outcomes: In the order of the expectations.
-    :param rejected: Per rejected row, by its position in the frame, the reasons in words.
     """
 
     total: int
     outcomes: tuple[Outcome, ...]
-    rejected: pd.Series[Any]
+
+    @cached_property
+    def rejected(self) -> NDArray[np.int64]:
+        """Positions of the rows that are set apart, rising."""
+        set_apart = [outcome.rows for outcome in self.outcomes if outcome.expectation.severity == "quarantine"]
+        return np.unique(np.concatenate([np.empty(0, "int64"), *set_apart]))
+
+    def reasons(self, rejected: NDArray[np.int64]) -> NDArray[np.object_]:
+        """Say why each of these *rejected* rows, by rising position, is set apart; several reasons by semicolons."""
+        found = np.full(len(rejected), "", dtype=object)
+        for outcome in self.outcomes:
+            if outcome.expectation.severity == "quarantine" and len(outcome.rows):
+                also = np.isin(rejected, outcome.rows, assume_unique=True)
+                found[also] = np.where(found[also] == "", "", found[also] + "; ") + outcome.expectation.meaning
+        return found
 
     @cached_property
     def blocking(self) -> tuple[str, ...]:

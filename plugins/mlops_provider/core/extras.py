@@ -13,7 +13,7 @@ DISTRIBUTION = "airflow-provider-mlops"
 MODULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "tables": ("deltalake", "pandas", "pyarrow", "numpy"),
-        "validation": ("great_expectations", "pandas", "pyarrow"),
+        "validation": ("great_expectations", "numpy", "pandas", "pyarrow"),
         "training": ("mlflow", "numpy", "optuna", "pandas", "sklearn", "skops", "threadpoolctl"),
         "drift": ("evidently", "numpy", "pandas", "pyarrow", "sklearn", "threadpoolctl"),
         "serving": ("mlflow", "numpy", "pandas", "sklearn", "skops", "threadpoolctl", "uvicorn"),

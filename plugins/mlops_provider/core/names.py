@@ -89,6 +89,16 @@ class Task(StrEnum):
     ROLLBACK_MODEL = "rollback_model"
 
 
+def plan_task(step: Task) -> str:
+    """ID of the task that cuts a partition into chunks."""
+    return f"{step}_plan"
+
+
+def chunk_task(step: Task) -> str:
+    """ID of the mapped task that works on one chunk."""
+    return f"{step}_chunk"
+
+
 class Tag(StrEnum):
     """Tags on MLflow runs and model versions."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,6 +17,7 @@ from mlops_provider.exceptions import NothingToDo, PermanentError
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from mlops_provider.core.chunks import ChunkResult
     from mlops_provider.spec import ModelSpec
     from mlops_provider.stores.suite import Stores
 
@@ -131,6 +132,13 @@ class PartitionStepOperator(ModelStepOperator):
     def __init__(self, *, partition: str = "{{ dag_run.partition_key or '' }}", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.partition = partition
+
+
+def results(chunks: Sequence[Mapping[str, Any]] | None) -> list[ChunkResult] | None:
+    """Read what mapped tasks handed back; None if there were none."""
+    from mlops_provider.core.chunks import ChunkResult
+
+    return None if chunks is None else [ChunkResult.from_json(each) for each in chunks]
 
 
 def origin_of(context: Context) -> Origin:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlops_provider.links import ReportLink
-from mlops_provider.operators.base import ModelStepOperator, PartitionStepOperator
+from mlops_provider.operators.base import ModelStepOperator, PartitionStepOperator, results
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -87,24 +87,40 @@ class DetectDriftOperator(PartitionStepOperator):
     :param model_yaml: Path of the use case's ``model.yaml``. (templated)
     :param partition: Partition key such as ``2013-01``; by default the run's own key. (templated)
     :param workspace: Folder of the Evidently workspace; by default ``MLOPS_EVIDENTLY_WORKSPACE``. (templated)
+    :param chunks: What mapped tasks sampled; by default the samples are taken here. (templated)
     :param on_alarm_callback: Whom to tell of a drift alarm: notifiers, or functions of the context, which holds
         ``mlops`` with ``model``, ``partition`` and ``summary``. A retry may tell it again.
     :return: Ledger ID of the drift record.
     """
 
     extras = ("tables", "training", "drift")
-    template_fields: Sequence[str] = (*PartitionStepOperator.template_fields, "workspace")
+    template_fields: Sequence[str] = (*PartitionStepOperator.template_fields, "workspace", "chunks")
     operator_extra_links = (ReportLink(),)
 
-    def __init__(self, *, workspace: str | None = None, on_alarm_callback: Callbacks = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        workspace: str | None = None,
+        chunks: Sequence[Mapping[str, Any]] | None = None,
+        on_alarm_callback: Callbacks = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.workspace = workspace
+        self.chunks = chunks
         self.on_alarm_callback = on_alarm_callback
 
     def step(self, context: Context, origin: Origin) -> str:
         from mlops_provider.steps import monitor
 
-        record = monitor.detect_drift(self.spec, self.stores, self.partition, workspace=self.workspace, origin=origin)
+        record = monitor.detect_drift(
+            self.spec,
+            self.stores,
+            self.partition,
+            workspace=self.workspace,
+            chunks=results(self.chunks),
+            origin=origin,
+        )
         found = self.stores.ledger.get(record).payload
         for sentence in (*found["reasons"], *found["warnings"]):
             self.log.info("%s", sentence)

@@ -17,7 +17,7 @@ from mlops_provider.operators.monitor import (
 from mlops_provider.operators.start import StartDagRunOperator
 from mlops_provider.sensors.partition import LabelsSensor
 from mlops_provider.spec import load_spec
-from mlops_provider.stages.resources import placement, resources
+from mlops_provider.stages.resources import chunks_of, placement, resources
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseNotifier
@@ -45,7 +45,11 @@ def monitor(
     delivered = DeliverPredictionsOperator(**resources(model_yaml, Task.DELIVER_PREDICTIONS))
     outcomes = RecordOutcomesOperator(**resources(model_yaml, Task.RECORD_OUTCOMES))
     performance = MeasurePerformanceOperator(**resources(model_yaml, Task.MEASURE_PERFORMANCE))
-    drift = DetectDriftOperator(**resources(model_yaml, Task.DETECT_DRIFT), on_alarm_callback=on_alarm_callback)
+    drift = DetectDriftOperator(
+        **resources(model_yaml, Task.DETECT_DRIFT),
+        chunks=chunks_of(model_yaml, Task.DETECT_DRIFT, after=labels),
+        on_alarm_callback=on_alarm_callback,
+    )
     labels >> [delivered, outcomes, drift]
     [delivered, outcomes] >> performance
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from mlops_provider.core.names import Task
 from mlops_provider.operators.score import ScoreBatchOperator
-from mlops_provider.stages.resources import resources
+from mlops_provider.stages.resources import chunks_of, resources
 
 
 def score(model_yaml: str) -> None:
     """Predict a partition with the version that has the traffic."""
-    ScoreBatchOperator(**resources(model_yaml, Task.SCORE_BATCH))
+    ScoreBatchOperator(**resources(model_yaml, Task.SCORE_BATCH), chunks=chunks_of(model_yaml, Task.SCORE_BATCH))

@@ -17,6 +17,7 @@ from mlops_provider.core.metrics import Interval
 from mlops_provider.core.names import REPORT, Environment, Kind, Table, Task
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import ConfigurationError, DataRejectedError, StoreUnavailableError
+from mlops_provider.steps.chunked import drift as drift_chunks
 from mlops_provider.steps.learning import blocks, task, threads
 from mlops_provider.steps.outcomes import record_outcomes
 from mlops_provider.steps.provenance import Provenance, provenance
@@ -25,6 +26,7 @@ from mlops_provider.stores import predictions as segments
 
 if TYPE_CHECKING:
     from mlops_provider.adapters.drift import Drift
+    from mlops_provider.core.chunks import ChunkResult
     from mlops_provider.core.origin import Origin
     from mlops_provider.spec import ModelSpec
     from mlops_provider.stores.suite import Stores
@@ -189,7 +191,13 @@ def _with_features(spec: ModelSpec, stores: Stores, features: TableRef | None, r
 
 
 def detect_drift(
-    spec: ModelSpec, stores: Stores, partition: str, *, workspace: str | None = None, origin: Origin
+    spec: ModelSpec,
+    stores: Stores,
+    partition: str,
+    *,
+    workspace: str | None = None,
+    chunks: Sequence[ChunkResult] | None = None,
+    origin: Origin,
 ) -> str:
     """
     Compare a partition's features with those that the version which served it was trained on.
@@ -198,6 +206,7 @@ def detect_drift(
     trained on either. The Evidently report goes to the reports, a snapshot to an Evidently workspace.
 
     :param workspace: Folder of the Evidently workspace; by default ``MLOPS_EVIDENTLY_WORKSPACE``; none if neither.
+    :param chunks: What mapped tasks sampled; without them the samples are taken here.
     :return: Ledger ID of the drift record.
     :raises DataRejectedError: The partition has no features. Not retried.
     :raises StoreUnavailableError: The workspace cannot be written. Retried.
@@ -209,11 +218,13 @@ def detect_drift(
         Kind.DRIFT,
         spec.name,
         origin.key,
-        lambda: _drift(spec, stores, month, read, Path(folder) if folder else None, origin),
+        lambda: _drift(spec, stores, month, Path(folder) if folder else None, chunks, origin),
         inputs=_inputs(spec, stores, month, read),
         actor=origin.actor,
         as_of=spec.labels_known_at(month),
     )
+    if chunks:
+        drift_chunks.clear(stores, chunks)
     return record.record_id
 
 
@@ -221,21 +232,19 @@ def _drift(
     spec: ModelSpec,
     stores: Stores,
     month: str,
-    read: Mapping[Table, TableRef | None],
     workspace: Path | None,
+    chunks: Sequence[ChunkResult] | None,
     origin: Origin,
 ) -> Mapping[str, Any]:
     # Evidently takes seconds to import, and no other step of this module needs it.
     from mlops_provider.adapters import drift as drifting
 
-    served, features = read[Table.PREDICTIONS], read[Table.FEATURES]
-    if served is None:
+    tables, samples = drift_chunks.samples(spec, stores, month, chunks, origin=origin)
+    if not samples:
         unserved = DriftVerdict(columns=(), alarm=False, reasons=(), warnings=(_NOT_SERVED,))
         return {"partition": month, "version": None, "rows": 0, **unserved.as_json(), "drifted": [], "report": None}
-    if features is None:
-        raise DataRejectedError(f"{spec.name!r} has no features of {month}: run its ingest DAG first.")
-    scored = stores.tables.read(served, columns=[scoring.PREDICTION, scoring.VERSION])
-    version = str(scored[scoring.VERSION].mode().iloc[0])
+    features, served = tables["current"], tables["predictions"]
+    version = drift_chunks.serving_version(stores, served)
     made = provenance(stores.ledger, spec.name, version)
 
     policy = spec.drift_policy
@@ -243,12 +252,15 @@ def _drift(
     categorical = [column for column in spec.features.categorical if column in made.columns]
     columns = [*numeric, *categorical]
     found = drifting.measure(
-        stores.tables.read(made.features, columns=columns, partitions=made.trained_on),
-        stores.tables.read(features, columns=columns),
+        samples["reference"][columns],
+        samples["current"][columns],
         policy,
         numeric=numeric,
         categorical=categorical,
-        predictions=(_gate_predictions(spec, stores, made), scored[scoring.PREDICTION].to_numpy()),
+        predictions=(
+            _gate_predictions(spec, stores, made, samples["gate"]),
+            samples["predictions"][scoring.PREDICTION].to_numpy(),
+        ),
         seed=spec.seed,
         as_of=spec.labels_known_at(month),
         name=f"{month}, version {version}",
@@ -274,11 +286,8 @@ def _span(months: Sequence[str]) -> str:
     return months[0] if len(months) == 1 else f"{months[0]} to {months[-1]}"
 
 
-def _gate_predictions(spec: ModelSpec, stores: Stores, made: Provenance) -> Any:
+def _gate_predictions(spec: ModelSpec, stores: Stores, made: Provenance, rows: pd.DataFrame) -> Any:
     """What the version predicts on a sample of the partition of its gate, (n_rows,)."""
-    rows = stores.tables.read(made.features, columns=made.columns, partitions=[made.gated_on])
-    if len(rows) > spec.monitoring.sample_rows:
-        rows = rows.sample(n=spec.monitoring.sample_rows, random_state=spec.seed)
     model = stores.registry.load_model(f"models:/{spec.name}/{made.version}")
     return training.predictions(model, rows[list(made.columns)], threads=threads(spec, Task.DETECT_DRIFT))
 

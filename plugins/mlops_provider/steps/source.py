@@ -1,21 +1,24 @@
-"""Call the functions of a use case that read its sources, and say in our words what went wrong there."""
+"""Call the functions of a use case, and say in our words what went wrong there or in its sources."""
 
 from __future__ import annotations
 
 import gzip
 import lzma
+import traceback
 import zipfile
 import zlib
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlops_provider.adapters import features as feature_frames
-from mlops_provider.exceptions import SourceError, TransientError
+from mlops_provider.exceptions import SourceError, SpecError, TransientError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mlops_provider.spec import ModelSpec
-    from mlops_provider.spec_parts import Source
+    from mlops_provider.spec import FunctionName, ModelSpec
     from mlops_provider.stores.suite import Stores
 
 _UNREADABLE = (
@@ -39,11 +42,59 @@ def read_source(spec: ModelSpec, stores: Stores, function: Literal["land", "outc
     :raises SourceError: The source is missing, truncated, unreadable, or not what the function expects. Not retried.
     :raises TransientError: It does not answer. Retried.
     """
-    name, source = getattr(spec.functions, function), spec.source(function)
+    name = getattr(spec.functions, function)
+    with _explained(spec, name, partition):
+        delivered = _delivered(spec, stores, function, partition)
+        return feature_frames.frame_of(spec.function(function)(partition, *delivered), name)
+
+
+def read_landing(
+    spec: ModelSpec, stores: Stores, partition: str, part: str | None = None
+) -> pd.DataFrame | Iterator[pd.DataFrame]:
+    """
+    Give what ``land`` reads for a partition: a frame, or frames one after the other.
+
+    :param part: One of those that ``parts`` named, if it is declared.
+    :raises SourceError: As for :func:`read_source`; also while the frames are gone through.
+    :raises TransientError: Likewise.
+    """
+    name = spec.functions.land
+    with _explained(spec, name, partition):
+        about = _delivered(spec, stores, "land", partition) if part is None else [part]
+        given = spec.function("land")(partition, *about)
+    if isinstance(given, Iterator):
+        return _frames(spec, given, name, partition)
+    return feature_frames.frame_of(given, name)
+
+
+def parts_of(spec: ModelSpec, partition: str) -> list[str] | None:
+    """
+    Names of the parts in which the source of a partition comes; None if ``parts`` is not declared.
+
+    :raises SourceError: As for :func:`read_source`; also if there is none. Not retried.
+    """
+    name = spec.functions.parts
+    if name is None:
+        return None
+    with _explained(spec, name, partition):
+        found = list(spec.function("parts")(partition))
+    if not found or not all(isinstance(part, str) for part in found):
+        raise SourceError(f"{name} gave no names of parts for {spec.name} {partition}: expected texts, at least one.")
+    return found
+
+
+def _frames(spec: ModelSpec, given: Iterator[Any], name: str, partition: str) -> Iterator[pd.DataFrame]:
+    with _explained(spec, name, partition):
+        for each in given:
+            yield feature_frames.frame_of(each, name)
+
+
+@contextmanager
+def _explained(spec: ModelSpec, name: str, partition: str) -> Iterator[None]:
+    """Say in our words what goes wrong at a source."""
     what = f"The source of {spec.name} {partition}"
     try:
-        delivered = [] if source is None else [_delivered(stores, source, partition)]
-        return feature_frames.frame_of(spec.function(function)(partition, *delivered), name)
+        yield
     except _UNREADABLE as error:
         raise SourceError(f"{what} cannot be read: {error}. Mend it, then clear this task.") from error
     except OSError as error:
@@ -59,7 +110,41 @@ def read_source(spec: ModelSpec, stores: Stores, function: Literal["land", "outc
         ) from error
 
 
-def _delivered(stores: Stores, source: Source, partition: str) -> pd.DataFrame:
+def _delivered(
+    spec: ModelSpec, stores: Stores, function: Literal["land", "outcomes"], partition: str
+) -> list[pd.DataFrame]:
+    """What is delivered for the function, if a source is declared for it."""
+    source = spec.source(function)
+    if source is None:
+        return []
     if source.sql:
-        return stores.sources.query(source.query(partition), source.conn_id)
-    return stores.sources.file(source.address(partition), source.conn_id)
+        return [stores.sources.query(source.query(partition), source.conn_id)]
+    return [stores.sources.file(source.address(partition), source.conn_id)]
+
+
+@contextmanager
+def calling(spec: ModelSpec, *functions: FunctionName) -> Iterator[None]:
+    """
+    Say in our words what goes wrong in functions of the use case, or with what they returned.
+
+    :raises SpecError: A mistake in the code, or parameters or data that it can't take. Not retried.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, NameError, ArithmeticError, AssertionError) as error:
+        # The message of such an error often quotes the value it choked on.
+        named = " and ".join(f"{getattr(spec.functions, function)}" for function in functions)
+        raise SpecError(
+            f"{spec.path.parent.name}/{named} failed with {type(error).__name__}{_place(spec, error)}; the task's log "
+            "says more. Mend it, then clear this task."
+        ) from error
+
+
+def _place(spec: ModelSpec, error: Exception) -> str:
+    """The last line of the use case that led to an error; nothing if all happened in a library."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _inside(spec.folder, frame.filename)]
+    return f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ", in a library it uses"
+
+
+def _inside(folder: Path, file: str) -> bool:
+    return Path(file).is_relative_to(folder)

@@ -13,7 +13,8 @@ from mlops_provider.core.names import PARTITION, Alias, Kind, Table, Tag, Task
 from mlops_provider.exceptions import NotApprovedError
 from mlops_provider.steps.declaration import Declaration, declare_gate, declared_for
 from mlops_provider.steps.evaluate import evaluate_model
-from mlops_provider.steps.learning import calling, estimator, examples, task, threads, training_rows
+from mlops_provider.steps.learning import estimator, examples, task, threads, training_rows
+from mlops_provider.steps.source import calling
 
 if TYPE_CHECKING:
     from mlops_provider.core.origin import Origin

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from pyarrow.dataset import field
+from deltalake.fs import DeltaStorageHandler
+from deltalake.transaction import AddAction
+from pyarrow import fs
+from pyarrow.dataset import ParquetFileFormat, ParquetFileFragment, field
 
 from mlops_provider.core.names import PARTITION
 from mlops_provider.exceptions import SourceError, StoreUnavailableError
 from mlops_provider.stores import layouts
 from mlops_provider.stores.s3 import S3
+
+if TYPE_CHECKING:
+    from mlops_provider.core.chunks import Piece
 
 Options = Mapping[str, str]
 
@@ -123,6 +131,64 @@ def _away(said: str) -> bool:
     return any(words in said.lower() for words in _AWAY)
 
 
+def committed_files(
+    handle: DeltaTable,
+    pieces: Sequence[Piece],
+    columns: pa.Schema,
+    transaction: Transaction,
+    *,
+    partition: str,
+    about: Mapping[str, str],
+) -> bool:
+    """
+    Commit files that lie beside the table's, in place of *partition*, under *transaction*.
+
+    :param columns: Columns of the table from now on.
+    :return: False if another commit came in between: look again.
+    """
+    now = int(time.time() * 1000)
+    try:
+        handle.create_write_transaction(
+            [
+                AddAction(
+                    each.path, each.size, {PARTITION: partition}, now, True, json.dumps({"numRecords": each.rows})
+                )
+                for each in pieces
+            ],
+            "overwrite",
+            columns,
+            partition_by=[PARTITION],
+            partition_filters=[(PARTITION, "=", partition)],
+            commit_properties=CommitProperties(custom_metadata=dict(about), app_transactions=[transaction]),
+        )
+    except CommitFailedError as error:
+        if _away(str(error)):
+            raise
+        return False
+    return True
+
+
+def filesystem(uri: str, options: Options) -> fs.FileSystem:
+    """Files below a table's address, by paths relative to it."""
+    if "://" in uri:
+        return fs.PyFileSystem(DeltaStorageHandler(uri, dict(options) or None))
+    Path(uri).mkdir(parents=True, exist_ok=True)
+    return fs.SubTreeFileSystem(uri, fs.LocalFileSystem())
+
+
+def files(handle: DeltaTable, wanted: Sequence[str]) -> list[str]:
+    """Data files that make up the *wanted* partitions, in a stable order. A file never changes."""
+    actions = pa.table(handle.get_add_actions(flatten=True))
+    held = zip(actions["path"].to_pylist(), actions[f"partition.{PARTITION}"].to_pylist(), strict=True)
+    return sorted(path for path, partition in held if partition in set(wanted))
+
+
+def fragments(where: Sequence[str], within: fs.FileSystem) -> list[ParquetFileFragment]:
+    """Parquet files as they can be read in parts."""
+    kind = ParquetFileFormat()
+    return [kind.make_fragment(path, within) for path in where]
+
+
 def _is(partition: str) -> str:
     quoted = partition.replace("'", "''")
     return f"{PARTITION} = '{quoted}'"
@@ -151,13 +217,6 @@ def note_moved(handle: DeltaTable, former: str) -> None:
 def partitions(handle: DeltaTable) -> list[str]:
     """Partitions that hold rows, in rising order."""
     return sorted({str(values[PARTITION]) for values in handle.partitions()})
-
-
-def files(handle: DeltaTable, wanted: Sequence[str]) -> list[str]:
-    """Data files that make up the *wanted* partitions, in a stable order. A file never changes."""
-    actions = pa.table(handle.get_add_actions(flatten=True))
-    held = zip(actions["path"].to_pylist(), actions[f"partition.{PARTITION}"].to_pylist(), strict=True)
-    return sorted(path for path, partition in held if partition in set(wanted))
 
 
 def scanned(handle: DeltaTable, columns: Sequence[str], wanted: Sequence[str] | None) -> pa.Table:

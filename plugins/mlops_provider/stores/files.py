@@ -16,7 +16,7 @@ from pyarrow import fs as filesystems
 
 from mlops_provider.core.references import AnyTable, FileTable
 from mlops_provider.exceptions import ConfigurationError, SourceError, StoreUnavailableError
-from mlops_provider.stores import frames
+from mlops_provider.stores import content, frames
 from mlops_provider.stores.s3 import S3, is_s3, split
 
 
@@ -56,7 +56,7 @@ def rows(
     if not wanted and columns:
         raise SourceError(f"{what} has none of the columns {frames.named(columns)}.")
     named = pa.table({name: table[renamed.get(name, name)] for name in wanted})
-    about = {**source, "columns": wanted, "rows": named.num_rows, "content": frames.content_digest(named)}
+    about = {**source, "columns": wanted, "rows": named.num_rows, "content": content.digest(named)}
     return Rows(frames.as_frame(named), about)
 
 

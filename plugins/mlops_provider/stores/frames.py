@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 import pyarrow as pa
@@ -46,21 +45,48 @@ def fitted(
         return pa.table({name: _typed(column) for name, column in columns.items()})
     missing = [name for name in schema.names if name not in columns]
     if missing and not missing_as_null:
-        raise DataRejectedError(
-            f"{where}: the rows lack {named(missing)}, which earlier partitions have. "
-            "Mend the source, or write the rows to a new table if the change is meant."
-        )
+        raise _lacking(missing, where)
     table = {field.name: _as_field(columns.pop(field.name, None), field, len(frame), where) for field in schema}
     return pa.table(table | {name: _typed(column) for name, column in columns.items()})
 
 
-def content_digest(table: pa.Table) -> str:
-    """Return the SHA-256, in hex, over the names, types and values of *table*, rows in their order."""
-    sink = _HashSink()
-    bare = table.replace_schema_metadata().combine_chunks()
-    with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), bare.schema) as writer:
-        writer.write_table(bare)
-    return sink.sha256.hexdigest()
+def fitted_table(rows: pa.Table, schema: pa.Schema, *, where: str, missing_as_null: bool) -> pa.Table:
+    """
+    Convert stored *rows* to other columns: :func:`fitted` for what is an Arrow table already.
+
+    :raises DataRejectedError: Columns are missing or of another type. Not retried.
+    """
+    missing = [name for name in schema.names if name not in rows.column_names]
+    if missing and not missing_as_null:
+        raise _lacking(missing, where)
+    columns = {name: rows[name].combine_chunks() for name in rows.column_names}
+    return pa.table({each.name: _as_field(columns.get(each.name), each, len(rows), where) for each in schema})
+
+
+def united(schemas: Sequence[pa.Schema], *, where: str) -> pa.Schema:
+    """
+    Columns that hold the rows of all *schemas*: those of the first, then what the others add.
+
+    A column without a type takes that of the others, or is text if none has one. Whole numbers become fractions where
+    others have some.
+
+    :raises DataRejectedError: A column has types that don't go together. Not retried.
+    """
+    found: dict[str, pa.DataType] = {}
+    for schema in schemas:
+        for each in schema:
+            found[each.name] = _united(found.get(each.name, pa.null()), each, where)
+    return pa.schema([(name, pa.string() if pa.types.is_null(kind) else kind) for name, kind in found.items()])
+
+
+def without_partition(schema: pa.Schema) -> pa.Schema:
+    """The columns of a file: the partition is part of its address."""
+    return pa.schema([(each.name, each.type) for each in schema if each.name != PARTITION])
+
+
+def with_partition(schema: pa.Schema) -> pa.Schema:
+    """The columns of a table whose files have those of *schema*."""
+    return pa.schema([*schema, (PARTITION, pa.string())])
 
 
 def as_frame(table: pa.Table) -> pd.DataFrame:
@@ -74,23 +100,6 @@ def named(columns: Iterable[str]) -> str:
     names = [repr(name) for name in columns]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
-
-
-class _HashSink:
-    """A file that keeps nothing but the hash of what was written to it."""
-
-    closed = False
-
-    def __init__(self) -> None:
-        self.sha256 = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.sha256.update(data)
-        return len(data)
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def _storable(column: pd.Series, name: str, where: str) -> pa.Array:
@@ -117,6 +126,26 @@ def _storable(column: pd.Series, name: str, where: str) -> pa.Array:
     if pa.types.is_float16(kind):
         return array.cast(pa.float32())
     return array
+
+
+def _lacking(missing: Sequence[str], where: str) -> DataRejectedError:
+    return DataRejectedError(
+        f"{where}: the rows lack {named(missing)}, which earlier partitions have. "
+        "Mend the source, or write the rows to a new table if the change is meant."
+    )
+
+
+def _united(one: pa.DataType, other: pa.Field, where: str) -> pa.DataType:
+    if pa.types.is_null(one) or one == other.type:
+        return other.type
+    if pa.types.is_null(other.type):
+        return one
+    if _is_number(one) and _is_number(other.type):
+        return pa.float64() if pa.types.is_floating(one) or pa.types.is_floating(other.type) else pa.int64()
+    raise DataRejectedError(
+        f"{where}: column {other.name!r} is {one} in some chunks and {other.type} in others. "
+        "Mend the source, or give the column one type in `land` or `features`."
+    )
 
 
 def _typed(column: pa.Array) -> pa.Array:

@@ -24,7 +24,8 @@ from mlops_provider.core.evidence import digest_of
 from mlops_provider.core.names import PARTITION
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import ConcurrentWriteError, ConfigurationError, SourceError
-from mlops_provider.stores import delta, frames, layouts
+from mlops_provider.stores import content, delta, frames, layouts
+from mlops_provider.stores.rows import Rows
 from mlops_provider.stores.s3 import S3, is_s3
 from mlops_provider.stores.trees import Tree
 
@@ -35,7 +36,7 @@ _LEDGER = "mlops.ledger"
 
 _TAKE_OVER = "MLOPS_TABLES_TAKE_OVER"
 
-_ATTEMPTS = 20
+ATTEMPTS = 20
 """Tries of one commit while writers of other partitions come in between."""
 
 
@@ -87,7 +88,11 @@ class Tables:
 
         :raises StoreUnavailableError: The store cannot be reached. Retried.
         """
-        return PartitionWriter(self, uri, partition, self.appended(uri, _application(partition)))
+        return PartitionWriter(self, uri, partition, self.replaced(uri, partition))
+
+    def replaced(self, uri: str, partition: str) -> int:
+        """Times a partition was replaced."""
+        return self.appended(uri, _application(partition))
 
     def append_once(
         self,
@@ -113,7 +118,7 @@ class Tables:
         :raises DataRejectedError: A column has another type than in the table. Not retried.
         :raises StoreUnavailableError: Disk full, or the store cannot be reached. Retried.
         """
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             with self.explained(uri):
                 handle = delta.existing(uri, self.storage_options) or delta.created(
                     uri, self.storage_options, frames.fitted(frame, None, where=uri).schema
@@ -131,7 +136,7 @@ class Tables:
                 transaction = Transaction(app_id, sequence)
                 if delta.committed(handle, rows, transaction, partition=None, about={**owner, **(about or {})}):
                     return True
-        raise _too_busy(uri)
+        raise too_busy(uri)
 
     def appended(self, uri: str, app_id: str) -> int:
         """Last sequence that *app_id* has appended; 0 if none."""
@@ -172,6 +177,21 @@ class Tables:
             if unknown := [name for name in wanted if name not in there]:
                 raise SourceError(f"{uri}, version {handle.version()}, has no column {frames.named(unknown)}.")
             return frames.as_frame(delta.scanned(handle, wanted, partitions))
+
+    def rows(self, source: TableRef) -> Rows:
+        """
+        Open the rows of one partition at a version, to be read a stretch at a time, in the order they were written.
+
+        :param source: Names a partition; one that does not exist has no rows.
+        :raises SourceError: No such table or version. Not retried.
+        :raises StoreUnavailableError: The store cannot be reached. Retried.
+        """
+        uri, options = self._address(source.table), self.storage_options
+        with self.explained(uri):
+            handle = delta.opened(uri, options, source.version)
+            columns = frames.without_partition(delta.schema(handle))
+            files = delta.files(handle, [str(source.partition)])
+            return Rows(columns, delta.fragments(files, delta.filesystem(uri, options)), uri=uri)
 
     @property
     def tree(self) -> Tree:
@@ -300,14 +320,13 @@ class PartitionWriter:
         :raises StoreUnavailableError: Disk full, or the store cannot be reached. Retried.
         """
         where = f"{self.uri}, partition {self.partition}"
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             with self.tables.explained(self.uri):
                 options = self.tables.storage_options
                 handle = delta.existing(self.uri, options) or delta.created(
                     self.uri, options, frames.fitted(frame, None, where=where, partition=self.partition).schema
                 )
                 owner = self.tables.owned(handle)
-                last = delta.last_commit(handle, _PARTITION, self.partition)
                 rows = frames.fitted(
                     frame,
                     delta.schema(handle),
@@ -315,20 +334,52 @@ class PartitionWriter:
                     partition=self.partition,
                     missing_as_null=missing_as_null,
                 )
-                content = frames.content_digest(rows)
-                if last and last[_CONTENT] == content:
-                    return Written(self._ref(int(last["version"])), False, rows.num_rows, content)
-                replaced = handle.transaction_version(_application(self.partition)) or 0
-                if replaced != self.sequence:
-                    raise ConcurrentWriteError(
-                        f"Partition {self.partition} of {self.uri} was replaced with other content "
-                        f"(by {last[_ORIGIN] if last else 'another writer'}) after this try began; it wrote nothing."
-                    )
-                transaction = Transaction(_application(self.partition), self.sequence + 1)
-                about = {_PARTITION: self.partition, _CONTENT: content, _ORIGIN: origin_key, **owner}
-                if delta.committed(handle, rows, transaction, partition=self.partition, about=about):
-                    return Written(self._ref(handle.version()), True, rows.num_rows, content)
-        raise _too_busy(self.uri)
+                commit = partial(delta.committed, handle, rows, partition=self.partition)
+                written = self.replaced(
+                    handle,
+                    commit,
+                    content=content.digest(rows.drop_columns([PARTITION])),
+                    rows=rows.num_rows,
+                    origin_key=origin_key,
+                    owner=owner,
+                )
+                if written:
+                    return written
+        raise too_busy(self.uri)
+
+    def replaced(
+        self,
+        handle: DeltaTable,
+        commit: Callable[..., bool],
+        *,
+        content: str,
+        rows: int,
+        origin_key: str,
+        owner: Mapping[str, str],
+    ) -> Written | None:
+        """
+        Commit through *handle*, if the content is new and nobody else replaced the partition.
+
+        :param commit: Takes ``transaction`` and ``about``; False if another commit came in between.
+        :param owner: What the commit says of its ledger; see :meth:`Tables.owned`.
+        :return: None if the table has to be looked at again.
+        :raises ConcurrentWriteError: Somebody else wrote other content meanwhile. Retried.
+        """
+        last = delta.last_commit(handle, _PARTITION, self.partition)
+        if last and last[_CONTENT] == content:
+            return Written(self._ref(int(last["version"])), False, rows, content)
+        if (handle.transaction_version(_application(self.partition)) or 0) != self.sequence:
+            raise ConcurrentWriteError(
+                f"Partition {self.partition} of {self.uri} was replaced with other content "
+                f"(by {last[_ORIGIN] if last else 'another writer'}) after this try began; it wrote nothing."
+            )
+        transaction = Transaction(_application(self.partition), self.sequence + 1)
+        about = {_PARTITION: self.partition, _CONTENT: content, _ORIGIN: origin_key, **owner}
+        if not commit(transaction=transaction, about=about):
+            return None
+        # Of the two ways to commit, only one tells the handle its version.
+        made = delta.last_commit(handle, _ORIGIN, origin_key)
+        return Written(self._ref(int(made["version"]) if made else handle.version()), True, rows, content)
 
     def _ref(self, version: int) -> TableRef:
         return TableRef(self.uri, version, self.partition)
@@ -351,5 +402,5 @@ def _plain(root: str) -> str:
     return str(Path(root).expanduser().absolute())
 
 
-def _too_busy(uri: str) -> ConcurrentWriteError:
-    return ConcurrentWriteError(f"{uri}: other writers kept committing during {_ATTEMPTS} tries of this write.")
+def too_busy(uri: str) -> ConcurrentWriteError:
+    return ConcurrentWriteError(f"{uri}: other writers kept committing during {ATTEMPTS} tries of this write.")

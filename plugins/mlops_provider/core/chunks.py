@@ -1,0 +1,93 @@
+"""A partition in chunks: what mapped tasks are given, and the small references they give back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mlops_provider.core.payload import Payload
+from mlops_provider.core.references import TableRef
+
+BLOCK_ROWS = 8_192
+"""Rows of the blocks that a content hash is made of; another number would give every content another hash."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target(Payload):
+    """
+    Where the chunks of one run put their files: beside those of the table, seen by nobody until they are committed.
+
+    :param table: Full URI of the table.
+    :param partition: Month that is replaced.
+    :param sequence: Times the month had been replaced when the run began.
+    :param run: Short name of the run that replaces it, part of the folder's name.
+    """
+
+    table: str
+    partition: str
+    sequence: int
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk(Payload):
+    """
+    One mapped task's share of a step.
+
+    :param step: Task ID of the step.
+    :param index: Number of the chunk, from 0.
+    :param start: Its first row.
+    :param stop: The row after its last.
+    :param source: Table the rows are read from; None if they come from the use case's source.
+    :param about: What else the step wants known, as texts.
+    """
+
+    step: str
+    partition: str
+    index: int
+    start: int
+    stop: int
+    target: Target
+    source: TableRef | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece(Payload):
+    """
+    A data file that waits to be committed.
+
+    :param path: Where it lies, relative to the table.
+    :param size: Bytes.
+    :param start: Row of the partition that its first row was thought to be; -1 if nobody knew.
+    """
+
+    path: str
+    rows: int
+    size: int
+    start: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkResult(Payload):
+    """
+    What a mapped task hands back.
+
+    :param chunk: The share it was given.
+    :param pieces: Files it wrote, in an order that the step knows.
+    :param found: Files with what else it found, relative to the table.
+    """
+
+    chunk: Chunk
+    pieces: tuple[Piece, ...] = ()
+    found: tuple[str, ...] = ()
+
+
+def ranges(rows: int, chunk_rows: int) -> list[tuple[int, int]]:
+    """
+    Cut *rows* into stretches of *chunk_rows*, rounded up to whole blocks; no rows are one empty stretch.
+
+    :return: First row and the row after the last, of each.
+    """
+    step = -(-chunk_rows // BLOCK_ROWS) * BLOCK_ROWS
+    return [(first, min(first + step, rows)) for first in range(0, max(rows, 1), step)]
