@@ -163,4 +163,4 @@ def test_the_local_stack_and_the_cluster_do_not_run_beside_each_other(home: Home
     Stack(ports=ports, settings={"MLOPS_LEDGER_URL": "postgresql://one/two"}).write(home)
     (home.run / "redis.pid").write_text("1\nlong ago\n/bin/redis\n")
     with pytest.raises(ConfigurationError, match="cluster is up"):
-        up.already_up(home, fault="")
+        up.already_up(home, fault="", store="folder")
