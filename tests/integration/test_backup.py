@@ -24,7 +24,8 @@ from mlops_provider.exceptions import ConfigurationError, EvidenceError
 from mlops_provider.steps import audit, deploy, monitor
 from mlops_provider.steps.backup import Places, backup, restore, verify
 from mlops_provider.steps.provenance import provenance
-from mlops_provider.steps.score import champion, score
+from mlops_provider.steps.score import score
+from mlops_provider.steps.traffic import champion
 from mlops_provider.stores.predictions import SegmentWriter
 from mlops_provider.stores.suite import Stores
 from mlops_provider.targets import Server
