@@ -285,6 +285,11 @@ def test_several_models_need_a_name_in_the_path(own_world: World) -> None:
     assert server.get("/ready").status_code == 200  # the other one waits for its first version, which harms nobody
     assert "deploy a version" in server.get("/traffic").json()["another"]["errors"][0]
 
+    own_world.ledger.propose_traffic("another", {"1": 100}, settled=False, expected_generation=0)
+    time.sleep(1.5)
+
+    assert server.get("/ready").status_code == 200  # nor does its first rollout harm the others
+
 
 def test_more_requests_than_may_wait_are_sent_away(tmp_path: Path) -> None:
     released = threading.Event()

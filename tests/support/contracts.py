@@ -37,17 +37,18 @@ class Documented:
 
 @cache
 def rows(section: str, first_column: str) -> list[dict[str, str]]:
-    """Rows of the table in a section whose first column has this name: cells by the name of their column."""
+    """Rows of the tables in a section whose first column has this name: cells by the name of their column."""
     text = (ROOT / "docs/contracts.md").read_text(encoding="utf-8")
     (body,) = re.findall(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
-    tables = re.findall(r"(?:^\|.*\n?)+", body, re.MULTILINE)
-    for table in tables:
+    found: list[dict[str, str]] = []
+    for table in re.findall(r"(?:^\|.*\n?)+", body, re.MULTILINE):
         head, _, *lines = [
             [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip())[1:-1]] for line in table.splitlines()
         ]
         if head[0] == first_column:
-            return [dict(zip(head, line, strict=True)) for line in lines]
-    raise AssertionError(f"'{section}' has no table that begins with the column {first_column!r}.")
+            found += [dict(zip(head, line, strict=True)) for line in lines]
+    assert found, f"'{section}' has no table that begins with the column {first_column!r}."
+    return found
 
 
 def words(cell: str) -> list[str]:

@@ -53,7 +53,7 @@ class Table(StrEnum):
 
 
 PARTITION = "partition"
-"""The column every table is partitioned by."""
+"""The column that every table but the prediction log is partitioned by."""
 
 REPORTS_FOLDER = "_reports"
 """Folder of the reports below the root of the tables, if no other place is set."""

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mlops_provider.core import names
+from mlops_provider.hooks import aws
 from mlops_provider.hooks.ledger import LedgerHook
 from mlops_provider.hooks.registry import RegistryHook
 from mlops_provider.hooks.tables import TablesHook
@@ -85,7 +86,11 @@ def stores_of(environment: str, *, tables_conn_id: str, registry_conn_id: str, l
     if os.environ.get(names.Environment.NAME) == environment:
         suffix = ""
     elif environments.variable_of(environment, names.Environment.LEDGER_URL) in os.environ:
-        return environments.stores_of(environment)
+        stores = environments.stores_of(environment)
+        conn_id = environments.settings_of(environment).get(names.Environment.AWS_CONN_ID)
+        if conn_id and (stores.tables_uri or "").startswith("s3"):
+            stores.s3 = aws.s3(conn_id)
+        return stores
     else:
         suffix = f"__{environment}"
     return ConnectedStores(

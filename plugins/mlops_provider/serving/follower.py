@@ -60,7 +60,7 @@ class Follower:
         self.retry_seconds = retry_seconds
         self.snapshot: Snapshot | None = None
         self.unreachable = ""
-        self.unreleased = False  # the ledger has no traffic record yet, which is nobody's trouble
+        self.unreleased = False  # no version has settled yet, which is nobody's trouble
         self.errors: dict[str, str] = {}
         self._loaded: dict[str, LoadedVersion] = {}
         self._retry_at = 0.0
@@ -95,7 +95,7 @@ class Follower:
         """Look at the ledger once and do what it asks for."""
         try:
             traffic = self.ledger.traffic(self.model)
-            self.unreleased = traffic is None
+            self.unreleased = traffic is None or not self._opened(traffic)
             if traffic is None:
                 self.unreachable = f"The ledger has no traffic record of {self.model}; deploy a version."
                 return

@@ -163,8 +163,11 @@ def _require_recorded(registration: Record, digest: str, where: str) -> None:
 
 def _copied(source: Stores, destination: Stores, registration: Record, files: Path, came_from: str) -> tuple[str, str]:
     """Make run and version in *destination*, or find those of an earlier try; give both their IDs."""
-    registry, model, version = destination.registry, registration.model, registration.payload["version"]
+    model, version = registration.model, registration.payload["version"]
+    # Read before anything is written: of two MLflow servers with logins, the one that was opened last counts.
     run = source.registry.logged(registration.payload["run_id"])
+    found = source.registry.version(model, version).tags
+    registry = destination.registry
     run_id = registry.ensure_run(
         model,
         f"promoted/{registration.record_id}",
@@ -173,7 +176,6 @@ def _copied(source: Stores, destination: Stores, registration: Record, files: Pa
     )
     registry.log(run_id, params=run.params, metrics=run.metrics)
     registry.copy_model(run_id, files)
-    found = source.registry.version(model, version).tags
     tags = {name: value for name, value in found.items() if name not in _NOT_COPIED}
     arrived = registry.ensure_version(model, run_id, tags={**tags, Tag.PROMOTED_FROM: came_from})
     registry.finish(run_id)

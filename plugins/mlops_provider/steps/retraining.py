@@ -32,9 +32,9 @@ def decide_retrain(
         ``through`` (the partition a candidate would be judged on).
     """
     month = partitions.check(partition)
+    version, available = champion(stores.ledger, spec.name), _months_available(spec, stores, month)
 
     def decide() -> Mapping[str, Any]:
-        version = champion(stores.ledger, spec.name)
         made = provenance(stores.ledger, spec.name, version) if version else None
         windows = _windows(spec, stores, made, month, performance, drift) if made else []
         decision = retrain.decide(
@@ -43,7 +43,7 @@ def decide_retrain(
             model=spec.name,
             champion=version,
             trained_through=made.trained_through if made else None,
-            months_available=_months_available(spec, stores, month),
+            months_available=available,
             last_retrain=_last_retrain(spec, stores, month),
             as_of=spec.labels_known_at(month),
             partition=month,
@@ -63,7 +63,13 @@ def decide_retrain(
         spec.name,
         origin.key,
         decide,
-        inputs={"partition": month, "performance": performance, "drift": drift, "spec": spec.digest},
+        inputs={
+            "partition": month,
+            "performance": performance,
+            "drift": drift,
+            "spec": spec.digest,
+            "months": available if version is None else None,
+        },
         actor=origin.actor,
         as_of=spec.labels_known_at(month),
     )

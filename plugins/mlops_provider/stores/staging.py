@@ -140,7 +140,6 @@ class Staging:
                 pieces = self._in_one_schema(pieces, frames.without_partition(columns), missing_as_null)
                 if hashed[0] != str(columns):
                     hashed = str(columns), self._content(pieces, frames.without_partition(columns))
-                self._remove_all_but(delta.files(handle, [target.partition]), target.sequence)
                 commit = partial(delta.committed_files, handle, pieces, columns, partition=target.partition)
                 written = writer.replaced(
                     handle, commit, content=hashed[1], rows=rows, origin_key=origin_key, owner=owner
@@ -160,7 +159,9 @@ class Staging:
             handle = delta.existing(target.table, self.tables.storage_options)
             there = delta.files(handle, [target.partition]) if handle else []
             sequence = self.tables.replaced(target.table, target.partition)
-            if sequence == target.sequence + 1:
+            # Files under a number that the partition is not made of belong to an earlier version: somebody restored it.
+            made_of_it = any(path.startswith(f"{self._numbered(sequence)}-") for path in there)
+            if sequence == target.sequence + 1 and made_of_it:
                 self._remove_all_but(there, sequence)
             elif sequence == target.sequence:
                 self._remove(f"{self.folder}/", but=there)

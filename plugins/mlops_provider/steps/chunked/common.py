@@ -72,7 +72,7 @@ def unless_done(
         return finish()
     except StagedFilesGoneError:
         for record in reversed(stores.ledger.history(kind, spec.name)):
-            if record.payload["origin"] == origin.key:
+            if record.payload["origin"] == origin.key and record.payload.get("passed", True):
                 return done(record.payload)
         raise
 
