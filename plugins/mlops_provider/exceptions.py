@@ -19,6 +19,7 @@ What can go wrong, sorted by what the scheduler should do about it.
      │   └─ ConfigurationError
      ├─ TransientError         a retry may help: the task fails and is retried
      │   ├─ StoreUnavailableError
+     │   │   └─ FileGoneError
      │   ├─ ConcurrentWriteError
      │   └─ EarlierPartitionMissingError
      └─ NothingToDo            not a failure: the task is skipped, the message is the reason
@@ -91,6 +92,10 @@ class TransientError(MLOpsError):
 
 class StoreUnavailableError(TransientError):
     """A store or the model server cannot be reached, or a disk is full."""
+
+
+class FileGoneError(StoreUnavailableError):
+    """A file that was there a moment ago is not there now."""
 
 
 class ConcurrentWriteError(TransientError):

@@ -9,26 +9,34 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
 import httpx
+import pandas as pd
 import pytest
+from deltalake import DeltaTable, write_deltalake
 from mlflow import MlflowClient
 
 from mlops_provider.cli.main import main
+from mlops_provider.core.chunks import Target
 from mlops_provider.core.names import Alias, Environment, Kind, Table
-from mlops_provider.exceptions import ConfigurationError, EvidenceError
+from mlops_provider.core.references import TableRef
+from mlops_provider.exceptions import ConfigurationError, EvidenceError, FileGoneError
 from mlops_provider.steps import audit, deploy, monitor
 from mlops_provider.steps.backup import Places, backup, restore, verify
 from mlops_provider.steps.provenance import provenance
 from mlops_provider.steps.score import score
 from mlops_provider.steps.traffic import champion
+from mlops_provider.stores.archive import Archive
 from mlops_provider.stores.predictions import SegmentWriter
+from mlops_provider.stores.staging import Staging
 from mlops_provider.stores.suite import Stores
 from mlops_provider.targets import Server
+from support.old_stores import old_ledger
 from support.stack import free_port
 from support.tiny import (
     ANY_MODEL_PASSES,
@@ -154,6 +162,160 @@ def test_a_backup_needs_a_folder_of_its_own(restored: Place, kept: Path) -> None
         backup(places_of(restored), kept)
 
 
+def others_at_work(monkeypatch: pytest.MonkeyPatch, **moments: Callable[[], object]) -> None:
+    """Let something happen just before the first file is copied whose name holds a word, ``_`` standing for ``.``."""
+    add, waiting = Archive.add, dict(moments)
+
+    def disturbed(archive: Archive, name: str, pieces: Iterable[bytes]) -> None:
+        for word in [word for word in waiting if word.replace("_", ".") in name]:
+            waiting.pop(word)()
+        add(archive, name, pieces)
+
+    monkeypatch.setattr(Archive, "add", disturbed)
+
+
+def test_a_backup_made_while_others_work_is_whole_and_consistent(
+    restored: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, stores, spool = restored.spec(), restored.stores(), restored.folder / "spool"
+    raw, numbers = restored.table(Table.RAW), iter(range(100))
+    DeltaTable(raw).create_checkpoint()
+    staging = Staging(stores.tables, Target(raw, MARCH, stores.tables.replaced(raw, MARCH), "busy"))
+    staging.stage(stores.tables.read(raw, partitions=[MARCH]), index=0)
+    writer = SegmentWriter(spool / MODEL, "busy", max_bytes=1)
+
+    def answer() -> None:
+        writer.append([{"request_id": f"r{next(numbers)}", "row": 0, "model": MODEL, "version": "2"}])
+
+    def deliver() -> None:
+        run = f"deliver-{next(numbers)}"
+        monitor.deliver_predictions(spec, stores, spool_dir=str(spool), origin=origin("deliver_predictions", run))
+
+    def segments_are_delivered_and_written() -> None:
+        deliver()
+        answer()
+
+    def traffic_moves_and_predictions_are_delivered() -> None:
+        settle(stores, "1")
+        answer()
+        deliver()
+
+    def tables_get_checkpoints() -> None:
+        writer_of = stores.tables.replace_partition(raw, JANUARY)
+        writer_of.write(stores.tables.read(raw, partitions=[JANUARY]).head(100), origin_key="busy")
+        DeltaTable(raw).create_checkpoint()
+
+    answer()
+    others_at_work(
+        monkeypatch,
+        sealed=segments_are_delivered_and_written,
+        registry_jsonl=traffic_moves_and_predictions_are_delivered,
+        _last_checkpoint=tables_get_checkpoints,
+        parquet=staging.discard,
+    )
+    manifest = backup(places_of(restored), tmp_path / "busy")
+    writer.close()
+
+    assert not [name for name in manifest.files if "chunks-" in name]
+    again = Place(tmp_path / "again")
+    again.folder.mkdir()
+    restore(places_of(again), tmp_path / "busy")
+    there = again.stores()
+    assert audit.verify(there).versions == 2
+    assert champion(there.ledger, MODEL) == there.registry.aliases(MODEL)[Alias.CHAMPION] == "1"
+    for uri in there.tables.all():
+        there.tables.read(uri)
+    with closing(SegmentWriter(again.folder / "spool" / MODEL, "busy")) as revived:
+        revived.append([{"request_id": "after", "row": 0, "model": MODEL, "version": "2"}])
+    monitor.deliver_predictions(
+        spec, there, spool_dir=str(again.folder / "spool"), origin=origin("deliver_predictions", "again")
+    )
+    logged = there.tables.read(again.table(Table.PREDICTION_LOG))["request_id"]
+    assert logged.is_unique
+    assert len(logged) == 5  # that of the first place, three answers while the backup was made, one after it
+    assert "after" in set(logged)
+
+
+def test_a_file_of_a_table_that_vanishes_is_never_passed_over(
+    restored: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tables, raw = restored.stores().tables, restored.table(Table.RAW)
+    before = set(DeltaTable(raw).file_uris())
+    tables.replace_partition(raw, MARCH).write(tables.read(raw, partitions=[MARCH]).head(9), origin_key="newer")
+    [old] = before - set(DeltaTable(raw).file_uris())
+    newest = Path(max(DeltaTable(raw).file_uris()))
+
+    with monkeypatch.context() as during:
+        others_at_work(during, **{f"{newest.parent.name}/{newest.name}".replace(".", "_"): newest.unlink})
+        content = newest.read_bytes()
+        with pytest.raises(FileGoneError, match="somebody vacuums or clears the tables"):
+            backup(places_of(restored), tmp_path / "one")
+    with pytest.raises(EvidenceError, match=r"raw has lost 1 of the 3 files of its newest version"):
+        backup(places_of(restored), tmp_path / "two")
+    newest.write_bytes(content)
+    Path(old).unlink()
+    backup(places_of(restored), tmp_path / "three")
+    assert "has lost 1 files of older versions" in caplog.text
+
+
+def test_stores_of_an_older_layout_are_kept_as_they_are_and_upgraded_where_they_are_restored(
+    tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        shutil.copy(empty_mlflow, tmp_path / name)
+    digests = old_ledger(f"sqlite:///{tmp_path}/old/ledger.db")
+    predictions = f"{tmp_path}/old/tables/{MODEL}/predictions"
+    rows = pd.DataFrame({"trip": ["a", "b"], "probability": [0.25, 0.75], "partition": [JANUARY, FEBRUARY]})
+    write_deltalake(predictions, rows, partition_by=["partition"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(Environment.SPOOL_DIR, raising=False)
+    for name in ("old", "new"):
+        monkeypatch.setenv(Environment.TABLES_URI, f"{tmp_path}/{name}/tables")
+        monkeypatch.setenv(Environment.LEDGER_URL, f"sqlite:///{tmp_path}/{name}/ledger.db")
+        monkeypatch.setenv(Environment.REGISTRY_URI, f"sqlite:///{tmp_path}/{name}/mlflow.db")
+        assert main((("backup" if name == "old" else "restore"), "kept")) == 0
+    assert (
+        "1 of its tables have an older layout. Bring them to this one's with: mlops upgrade" in capsys.readouterr().out
+    )
+
+    assert [main(("upgrade",)), main(("audit", "verify"))] == [0, 0]
+
+    there = Stores.from_environment()
+    assert [record.digest for record in there.ledger.records()] == digests
+    assert there.tables.read(TableRef(predictions, 0, JANUARY)).to_dict("list") == {
+        "trip": ["a"],
+        "probability": [0.25],
+    }
+    assert there.tables.read(there.tables.uri(MODEL, "predictions"))["prediction"].tolist() == [0.25, 0.75]
+
+
+def test_a_copy_is_another_ledger_and_takes_its_own_tables_over_only(
+    kept: Path, restored: Place, tmp_path: Path
+) -> None:
+    copy = Place(tmp_path / "copy")
+    copy.folder.mkdir()
+    copy.source.mkdir()
+
+    restore(places_of(copy), kept, as_copy=True)
+
+    source, clone = restored.stores(), copy.stores()
+    made = clone.ledger.head()
+    assert made is not None
+    assert (made.kind, made.payload["from"]) == (Kind.COPY, source.ledger.identity)
+    assert clone.ledger.identity == made.digest != source.ledger.identity
+    assert audit.verify(clone).versions == 2
+    ingest_months(copy, JANUARY, FEBRUARY, MARCH)
+    frame = clone.tables.read(copy.table(Table.RAW), partitions=[MARCH]).head(9)
+    for ledger_of, tables_of in ((copy, restored), (restored, copy)):
+        crossed = replace(ledger_of, tables_uri=str(tables_of.folder / "tables")).stores()
+        with pytest.raises(ConfigurationError, match="belongs to another environment"):
+            crossed.tables.replace_partition(tables_of.table(Table.RAW), MARCH).write(frame, origin_key="crossed")
+    for place in (copy, restored):
+        own = place.stores().tables.replace_partition(place.table(Table.RAW), MARCH)
+        assert own.write(frame, origin_key="own").changed
+
+
 @pytest.fixture
 def copy(kept: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(kept, tmp_path / "copy"))
@@ -229,8 +391,12 @@ def test_the_commands(
     assert main(("restore", kept)) == 1
     assert "Nothing was restored" in capsys.readouterr().err
 
+    use(tmp_path / "copy")
+    assert main(("restore", kept, "--as-copy")) == 0
+    assert "It is a copy with a ledger of its own" in capsys.readouterr().out
     use(tmp_path / "third")
     assert main(("restore", kept)) == 0
+    assert "It stands in for the place that was backed up" in capsys.readouterr().out
     assert main(("audit", "verify")) == 0
     third = Stores.from_environment()
     assert third.ledger.records() == stores.ledger.records()

@@ -29,6 +29,7 @@ class Handler(BaseHTTPRequestHandler):
     """Passes requests on, unless the weather is against it."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # an answer in two small packets is held back for 40 ms (Nagle's algorithm, delayed acknowledgement)
     upstream: httpx.Client
     weather: ClassVar[dict[str, Any]] = dict(CALM)
     seen: ClassVar[list[str]] = []

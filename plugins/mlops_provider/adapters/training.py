@@ -59,12 +59,15 @@ class Search:
     Outcome of a parameter search.
 
     :param score: Validation score of *params*, as the metric is usually written (not negated).
+    :param trials: Parameter sets that were tried.
+    :param cut: Whether time was over before as many had been tried as were asked for.
     :param on_limit: One sentence per parameter whose best value lies on a limit of its range.
     """
 
     params: Mapping[str, Any]
     score: float
     trials: int
+    cut: bool
     on_limit: tuple[str, ...]
 
 
@@ -148,6 +151,7 @@ def search(
         params=best.user_attrs["params"],
         score=float(study.best_value),
         trials=len(study.trials),
+        cut=len(study.trials) < trials,
         on_limit=_on_limit(best),
     )
 

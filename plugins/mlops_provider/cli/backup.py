@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from mlops_provider.steps.backup import Places
 
 
+_KINSHIP = {
+    False: "It stands in for the place that was backed up, which must not go on (else: mlops restore --as-copy).",
+    True: "It is a copy with a ledger of its own; the place that was backed up may go on.",
+}
+
+
 def main(arguments: argparse.Namespace) -> int:
     """Make a backup, or look whether one is whole."""
     from mlops_provider.steps import backup
@@ -36,10 +42,15 @@ def main(arguments: argparse.Namespace) -> int:
 def restore(arguments: argparse.Namespace) -> int:
     """Fill the places that the settings name, which must be empty."""
     from mlops_provider.steps import backup
+    from mlops_provider.steps.upgrade import upgrade
 
     logging.basicConfig(level=logging.INFO, format="  %(message)s")
-    manifest = backup.restore(places(arguments.registry_database, arguments.artifacts), Path(arguments.folder))
-    print(f"Restored the backup of {manifest.made_at}. Check it with: mlops audit verify")
+    there = places(arguments.registry_database, arguments.artifacts)
+    manifest = backup.restore(there, Path(arguments.folder), as_copy=arguments.as_copy)
+    print(f"Restored the backup of {manifest.made_at}. {_KINSHIP[arguments.as_copy]}")
+    if older := list(upgrade(there.stores, dry_run=True)):
+        print(f"{len(older)} of its tables have an older layout. Bring them to this one's with: mlops upgrade")
+    print("Check it with: mlops audit verify")
     return 0
 
 

@@ -98,7 +98,7 @@ COMMANDS: tuple[Command | Group, ...] = (
             option(
                 "--profile",
                 "standard: six DAGs; minimal: gate and monitor over predictions that you make (default: %(default)s)",
-                choices=("standard", "minimal", "full", "gxp"),
+                choices=("standard", "minimal"),
                 default="standard",
             ),
             option("--prediction", "minimal: column with the predictions of your model"),
@@ -222,6 +222,7 @@ COMMANDS: tuple[Command | Group, ...] = (
             Argument(("folder",), {"help": "folder of the backup"}),
             REGISTRY_DATABASE,
             option("--artifacts", "where MLflow's files go that were in a folder (default: beside an SQLite database)"),
+            flag("--as-copy", "the place that was backed up goes on: this one gets a ledger of its own"),
         ),
     ),
     Command(

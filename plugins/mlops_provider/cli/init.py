@@ -18,8 +18,6 @@ from mlops_provider.spec import load_spec
 if TYPE_CHECKING:
     from mlops_provider.adapters.table_profile import Profile
 
-PROFILES = ("standard", "minimal", "full", "gxp")
-LATER = ("full", "gxp")
 _WIDTHS = (24, 12, 9)
 _LINE = 118
 _LONGEST_NAME = 50
@@ -27,10 +25,6 @@ _LONGEST_NAME = 50
 
 def main(arguments: argparse.Namespace) -> int:
     """Look at the data, ask what is missing if somebody is there to answer, write the files, say what was inferred."""
-    if arguments.profile in LATER:
-        raise ConfigurationError(
-            f"There is no profile {arguments.profile!r} yet: take standard (six DAGs) or minimal (gate and monitor)."
-        )
     ask = Questions(interactive=sys.stdin.isatty() and sys.stdout.isatty() and not arguments.yes)
     data = Path(ask.required("data", arguments.data, "File with examples, .csv or .parquet"))
     from mlops_provider.adapters import table_profile, table_sample

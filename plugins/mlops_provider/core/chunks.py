@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mlops_provider.core.evidence import digest_of
 from mlops_provider.core.payload import Payload
 from mlops_provider.core.references import TableRef
 
@@ -60,12 +61,14 @@ class Piece(Payload):
     :param path: Where it lies, relative to the table.
     :param size: Bytes.
     :param start: Row of the partition that its first row was thought to be; -1 if nobody knew.
+    :param sha256: Of its bytes, hex; equal rows give equal bytes.
     """
 
     path: str
     rows: int
     size: int
     start: int = -1
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,20 @@ class ChunkResult(Payload):
     chunk: Chunk
     pieces: tuple[Piece, ...] = ()
     found: tuple[str, ...] = ()
+
+
+def digest_of_results(chunks: Sequence[ChunkResult]) -> str:
+    """SHA-256 over what the chunks read and wrote, hex; the same if another plan read and wrote the same."""
+    return digest_of(
+        [
+            {
+                "source": each.chunk.source.as_json() if each.chunk.source else None,
+                "rows": [each.chunk.start, each.chunk.stop],
+                "pieces": [[piece.rows, piece.sha256] for piece in each.pieces],
+            }
+            for each in chunks
+        ]
+    )
 
 
 def ranges(rows: int, chunk_rows: int) -> list[tuple[int, int]]:

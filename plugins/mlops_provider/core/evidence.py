@@ -109,6 +109,34 @@ class Record(Payload):
         )
 
 
+def following(
+    head: Record | None,
+    *,
+    record_id: str,
+    kind: str,
+    model: str,
+    key: str | None,
+    payload: Mapping[str, Any],
+    actor: str,
+    as_of: str | None,
+    recorded_at: str,
+) -> Record:
+    """Make the record that continues the chain after *head* (None: it is the first)."""
+    fields: dict[str, Any] = {
+        "seq": head.seq + 1 if head else 1,
+        "record_id": record_id,
+        "kind": kind,
+        "model": model,
+        "key": key,
+        "payload": payload,
+        "actor": actor,
+        "as_of": as_of,
+        "recorded_at": recorded_at,
+    }
+    previous = head.digest if head else GENESIS
+    return Record(**fields, previous=previous, digest=digest(previous, **fields))
+
+
 IMPORTED_RECORD = "record"
 """Field of an imported record's payload that holds the record as it stood in its own ledger."""
 

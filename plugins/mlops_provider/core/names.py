@@ -28,6 +28,7 @@ class Kind(StrEnum):
     PROMOTION = "promotion"
     ROLLBACK = "rollback"
     IMPORT = "import"
+    COPY = "copy"
     # Of the operators that work alone, on tables of somebody else; none of them moves traffic.
     PREDICTIONS_GATE = "predictions_gate"
     TABLE_DRIFT = "table_drift"

@@ -58,7 +58,7 @@ def verify(stores: Stores) -> Audit:
     versions, found = 0, list[str]()
     # The registry first: what it shows has been in the ledger before.
     known = stores.registry.models()
-    for model in sorted({*known, *ledger.models(besides=ALONE)}):
+    for model in sorted({*known, *ledger.models(besides=(*ALONE, Kind.COPY))}):
         compared, contradictions = _compare_versions(stores, model)
         versions += compared
         found += [*contradictions, *_champion_contradictions(stores, model)]

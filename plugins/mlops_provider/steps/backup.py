@@ -1,24 +1,29 @@
 """
 Everything in one folder, and from there into an empty place.
 
-The order keeps the parts consistent while others write: segments first (a table knows which of them it took), then the
-ledger (what it names is there already), then tables, reports and the registry.
+The order keeps the parts consistent while others write: segments first (a table knows which of them it took), then
+ledger and registry as they agree, then what both name: tables, reports and artifacts. The numbers that segments had
+come last, so that no restored server counts from a number that a table has already.
 """
 
 from __future__ import annotations
 
+import getpass
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as version_of
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from mlops_provider.core.evidence import Record, break_at
-from mlops_provider.core.names import REPORTS_FOLDER
-from mlops_provider.exceptions import ConfigurationError, EvidenceError
-from mlops_provider.stores import mlflow_artifacts, mlflow_database
+from mlops_provider.core.evidence import Record, break_at, following
+from mlops_provider.core.names import REPORTS_FOLDER, Kind
+from mlops_provider.exceptions import ConfigurationError, EvidenceError, FileGoneError, StoreUnavailableError
+from mlops_provider.stores import delta, mlflow_artifacts, mlflow_database
 from mlops_provider.stores.archive import Archive, Manifest
 from mlops_provider.stores.trees import Tree
 
@@ -30,8 +35,15 @@ log = logging.getLogger(__name__)
 LEDGER, REGISTRY = "ledger.jsonl", "registry.jsonl"
 TABLES, REPORTS, SPOOL, ARTIFACTS = "tables", "reports", "spool", "artifacts"
 _LOG, _HINT = "_delta_log", "_last_checkpoint"
-_LOCK = "lock"
-"""File of a replica's spool that only says whether it lives."""
+_OF_A_LOG = re.compile(r"\d{20}\.(json|crc|checkpoint.*\.parquet)")
+"""Files of a transaction log; what else lies there is on its way to become one."""
+_SEGMENT = re.compile(r"(.*/\d+)\.(?:open|sealed)")
+_SERIES = ("identity", "sequence")
+"""Files of a replica's spool that say which segments are its own, and how many there were."""
+_AGREED = (Kind.TRAINING, Kind.REGISTRATION, Kind.TRAFFIC, Kind.PROMOTION, Kind.ROLLBACK)
+"""Kinds whose records the registry shows, too."""
+_TRIES = 20
+"""Looks at what others change meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,32 +68,36 @@ def backup(places: Places, folder: Path) -> Manifest:
     """
     Copy everything into a new folder. Others may go on working; what they add meanwhile is in the next backup.
 
+    Ledger and tables may have an older layout: they are copied as they are, for an upgrade to follow. Files that wait
+    for a commit, or that a try left behind which lost, are left out.
+
     :param folder: Where to; empty, or not there yet.
     :raises ConfigurationError: *folder* holds something, or a place can't be read. Not retried.
-    :raises EvidenceError: The chain of the ledger breaks: a backup of it would be none. Not retried.
-    :raises StoreUnavailableError: A store is away. Retried.
+    :raises EvidenceError: The chain of the ledger breaks, or a table has lost files: a backup would be none. Not
+        retried.
+    :raises StoreUnavailableError: A store is away, or somebody clears it away meanwhile. Retried.
     """
     stores, archive = places.stores, Archive(folder)
     archive.begin()
-    if places.spool:
-        _add_tree(archive, SPOOL, Tree(str(places.spool)), lambda name: PurePosixPath(name).name != _LOCK)
-    head: list[Record] = []
-    count = archive.add_lines(LEDGER, (record.as_json() for record in _whole(stores.ledger.everything(), head)))
-    log.info("ledger: %s records", count)
+    spool = Tree(str(places.spool)) if places.spool else None
+    if spool:
+        _add_segments(archive, spool)
+    count, head = _add_ledger_and_registry(archive, places)
     _add_tables(archive, stores.tables.tree)
     _add_tree(archive, REPORTS, stores.reports.tree)
-    rows = archive.add_lines(REGISTRY, mlflow_database.dumped(places.registry_database))
     locations = mlflow_database.locations(archive.lines(REGISTRY))
     for number, location in enumerate(locations):
         files = mlflow_artifacts.Artifacts(location, stores.registry.tracking_uri)
         _add_tree(archive, f"{ARTIFACTS}/{number}", files)
-    log.info("registry: %s rows, files of %s experiments", rows, len(locations))
+    if spool:
+        for name in (name for name in spool.names() if PurePosixPath(name).name in _SERIES):
+            archive.add(f"{SPOOL}/{name}", spool.pieces(name))
     return archive.finish(
         package=version_of("airflow-provider-mlops"),
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         about={
             "records": count,
-            "head": head[-1].digest if head else None,
+            "head": head.digest if head else None,
             "tables_root": stores.tables.root,
             "artifacts": locations,
         },
@@ -105,13 +121,15 @@ def verify(folder: Path) -> Manifest:
     return manifest
 
 
-def restore(places: Places, folder: Path) -> Manifest:
+def restore(places: Places, folder: Path, *, as_copy: bool = False) -> Manifest:
     """
     Fill an empty place with a backup, once all of it was found whole.
 
     Run IDs, version numbers, record IDs and table versions stay as they were; where a root is another one than before,
-    what names the old one is found at the new one.
+    what names the old one is found at the new one. Tables keep the layout they had.
 
+    :param as_copy: The place that was backed up goes on: make the ledger another one, by one more record, and let it
+        take the restored tables over. Else the place is the one that was backed up.
     :raises ConfigurationError: A place is not empty, or the backup is none. Not retried.
     :raises EvidenceError: The backup is not whole. Not retried.
     :raises StoreUnavailableError: A store is away. Retried.
@@ -121,8 +139,9 @@ def restore(places: Places, folder: Path) -> Manifest:
     _require_empty(places)
     stores, archive = places.stores, Archive(folder)
     archive.entries = dict(manifest.files)
+    copy = [_copy_record(archive, manifest)] if as_copy else []
     _put_back(archive, TABLES, stores.tables.tree)
-    _note_moves(archive, stores, str(manifest.about["tables_root"]))
+    _note_moves(archive, stores, str(manifest.about["tables_root"]), copy)
     _put_back(archive, REPORTS, stores.reports.tree)
     if places.spool:
         _put_back(archive, SPOOL, Tree(str(places.spool)))
@@ -136,7 +155,7 @@ def restore(places: Places, folder: Path) -> Manifest:
     rows = mlflow_database.restore(places.registry_database, archive.lines(REGISTRY), lambda old: _moved(moves, old))
     log.info("registry: %s rows", rows)
     # Last: a place without records decides nothing, so a restore that was cut off can't be mistaken for a whole one.
-    records = stores.ledger.restore(map(Record.from_json, archive.lines(LEDGER)))
+    records = stores.ledger.restore(chain(map(Record.from_json, archive.lines(LEDGER)), copy))
     log.info("ledger: %s records", records)
     return manifest
 
@@ -165,27 +184,104 @@ def _require_empty(places: Places) -> None:
         )
 
 
-def _add_tree(archive: Archive, folder: str, tree: Tree, wanted: Callable[[str], bool] = lambda name: True) -> None:
-    names = [name for name in tree.names() if wanted(name)]
+def _add_tree(archive: Archive, folder: str, tree: Tree) -> None:
+    names = tree.names()
     for name in names:
         archive.add(f"{folder}/{name}", tree.pieces(name))
     log.info("%s: %s files of %s", folder, len(names), tree.root)
 
 
+def _add_segments(archive: Archive, spool: Tree) -> None:
+    """Copy segments until all are; one that is gone was sealed, and is found again, or delivered, and in the table."""
+    copied: set[str] = set()
+    for _ in range(_TRIES):
+        found = {match[1]: name for name in spool.names() if (match := _SEGMENT.fullmatch(name))}
+        left = {segment: name for segment, name in found.items() if segment not in copied}
+        if not left:
+            log.info("%s: %s segments of %s", SPOOL, len(copied), spool.root)
+            return
+        for segment, name in left.items():
+            try:
+                archive.add(f"{SPOOL}/{name}", spool.pieces(name))
+            except FileGoneError:
+                continue
+            copied.add(segment)
+    raise StoreUnavailableError(
+        f"{spool.root} was never the same in {_TRIES} looks. Is its disk slow? Make the backup again."
+    )
+
+
+def _add_ledger_and_registry(archive: Archive, places: Places) -> tuple[int, Record | None]:
+    """Copy both as they agree: again if a version was registered, or traffic moved, in between."""
+    ledger = places.stores.ledger
+    for _ in range(_TRIES):
+        head: list[Record] = []
+        count = archive.add_lines(LEDGER, (record.as_json() for record in _whole(ledger.everything(), head)))
+        rows = archive.add_lines(REGISTRY, mlflow_database.dumped(places.registry_database))
+        newest = head[0] if head else None
+        if not any(record.kind in _AGREED for record in ledger.everything(after=newest.seq if newest else 0)):
+            log.info("ledger: %s records, registry: %s rows", count, rows)
+            return count, newest
+    raise StoreUnavailableError(
+        f"Versions or traffic changed during each of {_TRIES} copies of ledger and registry. Make the backup later."
+    )
+
+
 def _add_tables(archive: Archive, tree: Tree) -> None:
     """Logs first, each begun by its hint: what a commit names was written before it and is never removed."""
 
-    def first(names: Iterable[str]) -> list[str]:
-        own = (name for name in names if not name.startswith(f"{REPORTS_FOLDER}/"))
-        return sorted(own, key=lambda name: (not name.endswith(_HINT), name))
+    def own() -> list[str]:
+        return [name for name in tree.names() if not name.startswith(f"{REPORTS_FOLDER}/")]
 
-    logs = [name for name in first(tree.names()) if f"/{_LOG}/" in name]
-    for name in logs:
-        archive.add(f"{TABLES}/{name}", tree.pieces(name))
-    data = [name for name in first(tree.names()) if f"/{_LOG}/" not in name]
-    for name in data:
-        archive.add(f"{TABLES}/{name}", tree.pieces(name))
-    log.info("tables: %s files of %s", len(logs) + len(data), tree.root)
+    def of_logs(wanted: str | re.Pattern[str]) -> Iterator[str]:
+        for name in own():
+            folder, _, file = name.rpartition("/")
+            if folder.endswith(f"/{_LOG}") and re.fullmatch(wanted, file):
+                yield name
+
+    logs = 0
+    for wanted in (_HINT, _OF_A_LOG):  # listed anew: the hint may name a checkpoint that has just been written
+        for name in of_logs(wanted):
+            archive.add(f"{TABLES}/{name}", tree.pieces(name))
+            logs += 1
+    named = _named_by_tables(archive)
+    there, data = own(), 0
+    _require_there(archive, named, set(there))
+    for name in there:
+        table = next((table for table in named if name.startswith(f"{table}/")), None)
+        if table is None or name.removeprefix(f"{table}/") not in named[table]:
+            continue  # it waits for a commit, lost to another try, or is newer than this backup
+        try:
+            archive.add(f"{TABLES}/{name}", tree.pieces(name))
+        except FileGoneError as error:
+            raise FileGoneError(
+                f"{tree.root}/{name} belongs to a version of its table and was removed while it was copied: somebody "
+                "vacuums or clears the tables. Make the backup again when that is done."
+            ) from error
+        data += 1
+    log.info("tables: %s files of %s", logs + data, tree.root)
+
+
+def _named_by_tables(archive: Archive) -> Mapping[str, set[str]]:
+    """For each table of the backup, by its path, the data files that any of its versions names."""
+    tables = {name.partition(f"/{_LOG}/")[0] for name in archive.below(TABLES)}
+    return {table: delta.named_files(archive.folder / TABLES / table / _LOG) for table in sorted(tables)}
+
+
+def _require_there(archive: Archive, named: Mapping[str, set[str]], there: set[str]) -> None:
+    """Refuse a table whose newest version has lost files; say which have lost those of older versions."""
+    for table, files in named.items():
+        gone = sorted(file for file in files if f"{table}/{file}" not in there)
+        if not gone:
+            continue
+        newest = delta.newest_files(str(archive.folder / TABLES / table))
+        if broken := [file for file in gone if file in newest]:
+            raise EvidenceError(
+                f"Table {table} has lost {len(broken)} of the {len(newest)} files of its newest version, {broken[0]} "
+                "for one: it can't be read, and a backup of it would be none. Restore it from an earlier backup, or "
+                "ingest what is missing again."
+            )
+        log.warning("Table %s has lost %s files of older versions: they are in no backup either.", table, len(gone))
 
 
 def _put_back(archive: Archive, folder: str, tree: Tree) -> None:
@@ -195,12 +291,35 @@ def _put_back(archive: Archive, folder: str, tree: Tree) -> None:
     log.info("%s: %s files to %s", folder, len(names), tree.root)
 
 
-def _note_moves(archive: Archive, stores: Stores, before: str) -> None:
-    """Records name tables by their full address: let each know the one it had."""
-    if before == stores.tables.root:
+def _copy_record(archive: Archive, manifest: Manifest) -> Record:
+    """Make the record by which a copy's ledger differs from the one it was copied from."""
+    first = head = None
+    for line in archive.lines(LEDGER):
+        head = Record.from_json(line)
+        first = first or head
+        if head.kind == Kind.COPY:
+            first = head
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
+    return following(
+        head,
+        record_id=uuid.uuid4().hex,
+        kind=str(Kind.COPY),
+        model="",
+        key=None,
+        payload={"from": first.digest if first else None, "made_at": manifest.made_at},
+        actor=getpass.getuser(),
+        as_of=None,
+        recorded_at=now,
+    )
+
+
+def _note_moves(archive: Archive, stores: Stores, before: str, copy: Sequence[Record]) -> None:
+    """Records name tables by their full address: let each know the one it had, and whose it is if this is a copy."""
+    if before == stores.tables.root and not copy:
         return
+    owner = copy[0].digest if copy else None
     for table in sorted({name.partition(f"/{_LOG}/")[0] for name in archive.below(TABLES) if f"/{_LOG}/" in name}):
-        stores.tables.note_moved(f"{stores.tables.root}/{table}", f"{before}/{table}")
+        stores.tables.note_moved(f"{stores.tables.root}/{table}", f"{before}/{table}", owner)
 
 
 def _artifact_moves(places: Places, locations: Iterable[str]) -> dict[str, str]:

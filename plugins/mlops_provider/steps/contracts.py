@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -20,19 +20,15 @@ from mlops_provider.adapters import training
 from mlops_provider.adapters import validation as validations
 from mlops_provider.core import partitions
 from mlops_provider.exceptions import BrokenContractError, DataRejectedError, MLOpsError, SpecError
+from mlops_provider.steps.source import parts_of, read_landing
+from mlops_provider.stores.suite import Stores
 
 if TYPE_CHECKING:
     from mlops_provider.spec import FunctionName, ModelSpec
 
-ARGUMENTS: Mapping[FunctionName, tuple[str, ...]] = {
-    "land": ("key",),
-    "features": ("frame", "history", "as_of"),
-    "outcomes": ("key",),
-    "estimator": ("params",),
-    "space": ("trial",),
-}
-"""What each function of a use case is called with, in this order."""
 
+_DELIVERED: tuple[Literal["land", "outcomes"], ...] = ("land", "outcomes")
+"""Functions that are given what is delivered, where a source is declared for them."""
 CUTS = (0.25, 0.5, 0.75)
 """Shares of the rows, in the order of time, after which the future is cut off or changed."""
 RELATIVE, ABSOLUTE = 1e-6, 1e-9
@@ -42,6 +38,19 @@ _SAYS_NO_VALUE = (AttributeError, ImportError, KeyError, NameError, TypeError)
 """Errors whose message names columns, attributes and types; those of others often quote the value they choked on."""
 
 
+def arguments_of(spec: ModelSpec) -> Mapping[FunctionName, tuple[str, ...]]:
+    """What each function of a use case is called with, in this order."""
+    delivered = {name: ("frame",) if spec.source(name) else () for name in _DELIVERED}
+    found: dict[FunctionName, tuple[str, ...]] = {
+        "land": ("key", "part") if spec.functions.parts else ("key", *delivered["land"]),
+        "features": ("frame", "history", "as_of"),
+        "outcomes": ("key", *delivered["outcomes"]),
+        "estimator": ("params",),
+        "space": ("trial",),
+    }
+    return found | ({"parts": ("key",)} if spec.functions.parts else {})
+
+
 def check_signatures(spec: ModelSpec) -> None:
     """
     Load every function and see that it takes what it will be called with.
@@ -49,7 +58,7 @@ def check_signatures(spec: ModelSpec) -> None:
     :raises BrokenContractError: One of them does not.
     :raises SpecError: One is not there, or its file cannot be imported.
     """
-    for name, arguments in ARGUMENTS.items():
+    for name, arguments in arguments_of(spec).items():
         where = getattr(spec.functions, name)
         try:
             function = spec.function(name)
@@ -212,11 +221,14 @@ class FeatureContract:
         return partitions.start(self.month), partitions.end(self.month)
 
     def _clean(self, month: str) -> pd.DataFrame:
-        land = self.spec.functions.land
+        land, spec = self.spec.functions.land, self.spec
         try:
-            rows = sampled(feature_frames.frame_of(self.spec.function("land")(month), land), self.rows)
+            given = [read_landing(spec, Stores(), month, part) for part in parts_of(spec, month) or (None,)]
+            frames = [frame for each in given for frame in ([each] if isinstance(each, pd.DataFrame) else each)]
+            rows = sampled(pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0], self.rows)
         except Exception as error:  # whatever the function raises
-            raise BrokenContractError(f"{land} fails for {month}: {described(error, self.spec)}") from error
+            cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            raise BrokenContractError(f"{land} fails for {month}: {described(cause, spec)}") from error
         checked = validations.validate(rows, validations.load_expectations(self.spec.expectations_path))
         if checked.blocking:
             raise BrokenContractError(f"{land} {month}: {'; '.join(checked.blocking[:10])}")
@@ -246,9 +258,14 @@ def sampled(frame: pd.DataFrame, rows: int) -> pd.DataFrame:
     return frame.iloc[:: max(1, len(frame) // rows)].reset_index(drop=True)
 
 
-def sampling(land: Callable[[str], pd.DataFrame], rows: int) -> Callable[[str], pd.DataFrame]:
-    """A ``land`` that gives about *rows* rows."""
-    return lambda key: sampled(land(key), rows)
+def sampling(land: Callable[..., Any], rows: int) -> Callable[..., Any]:
+    """A ``land`` that gives about *rows* rows; of each frame, if it gives one after the other."""
+
+    def less(*about: Any) -> Any:
+        given = land(*about)
+        return (sampled(frame, rows) for frame in given) if isinstance(given, Iterator) else sampled(given, rows)
+
+    return less
 
 
 def _altered(frame: pd.DataFrame, later: np.ndarray[Any, Any], *, keep: tuple[str, ...]) -> pd.DataFrame:

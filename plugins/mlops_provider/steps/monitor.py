@@ -51,7 +51,9 @@ def deliver_predictions(
     if not folder:
         raise ConfigurationError(f"Where are the predictions? Pass spool_dir or set {Environment.SPOOL_DIR}.")
     uri = stores.tables.uri(spec.name, Table.PREDICTION_LOG)
-    delivery = segments.deliver(stores.tables, uri, f"{folder.rstrip('/')}/{spec.name}", stores.spool_s3())
+    spool, local = f"{folder.rstrip('/')}/{spec.name}", os.environ.get(Environment.SPOOL_DIR)
+    left_in = Path(local, spec.name) if local and not spool_dir else None
+    delivery = segments.deliver(stores.tables, uri, spool, stores.spool_s3(), left_in=left_in)
     _record_deliveries(spec, stores, uri, origin)
     return {"rows": delivery.rows, "segments": delivery.segments}
 
@@ -213,12 +215,23 @@ def detect_drift(
     """
     month = partitions.check(partition)
     folder = workspace or os.environ.get(Environment.EVIDENTLY_WORKSPACE)
-    read = _newest(stores, spec, month, Table.PREDICTIONS, Table.FEATURES)
+    # What was planned is measured, also if the month has been replaced since.
+    planned = [each.chunk for each in chunks or ()] or drift_chunks.plan(spec, stores, month, origin=origin)
+    tables = drift_chunks.tables(planned)
+    read = {Table.PREDICTIONS: tables.get("predictions"), Table.FEATURES: tables.get("current")}
     record = stores.ledger.decide_once(
         Kind.DRIFT,
         spec.name,
         origin.key,
-        lambda: _drift(spec, stores, month, Path(folder) if folder else None, chunks, origin),
+        lambda: _drift(
+            spec,
+            stores,
+            month,
+            tables,
+            drift_chunks.samples(spec, stores, planned, chunks),
+            workspace=Path(folder) if folder else None,
+            origin=origin,
+        ),
         inputs=_inputs(spec, stores, month, read),
         actor=origin.actor,
         as_of=spec.labels_known_at(month),
@@ -232,14 +245,15 @@ def _drift(
     spec: ModelSpec,
     stores: Stores,
     month: str,
+    tables: Mapping[str, TableRef],
+    samples: Mapping[str, pd.DataFrame],
+    *,
     workspace: Path | None,
-    chunks: Sequence[ChunkResult] | None,
     origin: Origin,
 ) -> Mapping[str, Any]:
     # Evidently takes seconds to import, and no other step of this module needs it.
     from mlops_provider.adapters import drift as drifting
 
-    tables, samples = drift_chunks.samples(spec, stores, month, chunks, origin=origin)
     if not samples:
         unserved = DriftVerdict(columns=(), alarm=False, reasons=(), warnings=(_NOT_SERVED,))
         return {"partition": month, "version": None, "rows": 0, **unserved.as_json(), "drifted": [], "report": None}

@@ -18,6 +18,7 @@ from mlops_provider.steps.provenance import registration as registration_of
 if TYPE_CHECKING:
     from mlops_provider.core.evidence import Record
     from mlops_provider.core.origin import Origin
+    from mlops_provider.stores.ledger import Ledger
     from mlops_provider.stores.suite import Stores
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,9 @@ def promote(
         )
     where = f"{model!r} version {version} of {source_name}"
     registration, evidence = _evidence(source, model, version, where)
+    if destination.ledger.holds(registration):
+        log.info("%s is in %s already: its ledger is a copy of that one, made later.", where, destination_name)
+        return version
     promoted = {
         "from": source_name,
         "version": version,
@@ -216,9 +220,19 @@ def imported_contradictions(stores: Stores, model: str) -> Sequence[str]:
     for registration in stores.ledger.history(Kind.REGISTRATION, model):
         promoted = registration.payload.get("promoted", {})
         for record_id, digest in promoted.get("evidence", {}).items():
-            if record_id not in imported or imported[record_id].payload["record"]["digest"] != digest:
+            if _held(stores.ledger, imported.get(record_id), record_id) != digest:
                 found.append(
                     f"Version {registration.payload['version']} of {model!r} was promoted from {promoted['from']} with "
                     f"record {record_id} ({digest}), which the ledger does not hold as it was exported."
                 )
     return found
+
+
+def _held(ledger: Ledger, imported: Record | None, record_id: str) -> str | None:
+    """Digest of a record as it was exported; None if the ledger lacks it. A copy of that ledger holds it as its own."""
+    if imported is not None:
+        return str(imported.payload["record"]["digest"])
+    try:
+        return ledger.get(record_id).digest
+    except EvidenceError:
+        return None

@@ -69,14 +69,23 @@ def search_parameters(
                 seed=spec.seed,
                 threads=threads(spec, Task.SEARCH_PARAMETERS),
             )
-        for warning in found.on_limit:
+        asked, limit = trials or spec.search.trials, spec.search.timeout_seconds
+        warnings = list(found.on_limit)
+        if found.cut:
+            warnings.append(
+                f"The search was cut: {found.trials} of {asked} trials began within {limit} s, so another run may find "
+                "other parameters. Raise search.timeout_seconds, or lower trials or sample_rows, in model.yaml."
+            )
+        for warning in warnings:
             log.warning("%s", warning)
         return {
             "params": dict(found.params),
             "metric": spec.gate.primary,
             "score": found.score,
             "trials": found.trials,
-            "warnings": list(found.on_limit),
+            "asked": asked,
+            "cut": found.cut,
+            "warnings": warnings,
             "rows": len(early),
             "validation_rows": len(late),
             "declaration": record.record_id,

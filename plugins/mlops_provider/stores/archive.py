@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlops_provider.core.payload import Payload
-from mlops_provider.exceptions import ConfigurationError, EvidenceError
+from mlops_provider.exceptions import ConfigurationError, EvidenceError, FileGoneError
 from mlops_provider.stores.trees import Tree
 
 MANIFEST = "manifest.json"
@@ -75,7 +75,11 @@ class Archive:
             raise ConfigurationError(f"{self.folder} is not empty: a backup gets a folder of its own. Name a new one.")
 
     def add(self, name: str, pieces: Iterable[bytes]) -> None:
-        """Write a file and remember its digest."""
+        """
+        Write a file and remember its digest.
+
+        :raises FileGoneError: What it is a copy of is gone; nothing was written. Retried.
+        """
         total, size = hashlib.sha256(), 0
 
         def counted() -> Iterator[bytes]:
@@ -85,7 +89,11 @@ class Archive:
                 size += len(piece)
                 yield piece
 
-        self.tree.write(name, counted())
+        try:
+            self.tree.write(name, counted())
+        except FileGoneError:
+            (self.folder / name).unlink(missing_ok=True)
+            raise
         self.entries[name] = Entry(size, total.hexdigest())
 
     def add_lines(self, name: str, rows: Iterable[Mapping[str, Any]]) -> int:

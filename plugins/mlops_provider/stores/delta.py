@@ -9,8 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
@@ -208,10 +211,36 @@ def former_addresses(handle: DeltaTable) -> list[str]:
     return list(json.loads(handle.metadata().configuration.get(_MOVED_FROM) or "[]"))
 
 
-def note_moved(handle: DeltaTable, former: str) -> None:
-    """Add an address to those that the table had; its versions stay readable under their numbers."""
-    addresses = sorted({*former_addresses(handle), former})
-    handle.alter.set_table_properties({_MOVED_FROM: json.dumps(addresses)}, raise_if_not_exists=False)
+def note_moved(handle: DeltaTable, former: Sequence[str], about: Mapping[str, str]) -> None:
+    """Add addresses to those that the table had; its versions stay readable under their numbers."""
+    addresses = sorted({*former_addresses(handle), *former})
+    handle.alter.set_table_properties(
+        {_MOVED_FROM: json.dumps(addresses)},
+        raise_if_not_exists=False,
+        commit_properties=CommitProperties(custom_metadata=dict(about)),
+    )
+
+
+def named_files(log: Path) -> set[str]:
+    """
+    Data files that any version of a table names, relative to it.
+
+    :param log: The folder of its transaction log.
+    """
+    found: set[str] = set()
+    for commit in log.glob("*.json"):
+        with commit.open("rb") as lines:
+            found.update(action["add"]["path"] for action in map(json.loads, lines) if "add" in action)
+    for checkpoint in log.glob("*.checkpoint*.parquet"):  # commits before it may have been cleared away
+        added = pq.ParquetFile(checkpoint).read(columns=["add.path"]).column("add").combine_chunks()
+        found.update(path for path in pc.struct_field(added, "path").to_pylist() if path is not None)
+    return {unquote(path) for path in found}
+
+
+def newest_files(table: str) -> set[str]:
+    """Data files of the newest version of a table, whatever its layout, relative to it."""
+    actions = pa.table(DeltaTable(table).get_add_actions(flatten=True))
+    return {unquote(path) for path in actions["path"].to_pylist()}
 
 
 def partitions(handle: DeltaTable) -> list[str]:

@@ -18,13 +18,12 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from mlops_provider.core.evidence import (
-    GENESIS,
     IMPORTED_RECORD,
     Record,
     canonical,
-    digest,
     digest_of,
     first_break,
+    following,
     original,
 )
 from mlops_provider.core.names import Kind
@@ -32,7 +31,7 @@ from mlops_provider.core.rollout import Traffic
 from mlops_provider.exceptions import ConcurrentWriteError, EvidenceError
 from mlops_provider.stores import replicas
 from mlops_provider.stores.database import Database
-from mlops_provider.stores.ledger_schema import grant, prepare, records
+from mlops_provider.stores.ledger_schema import found_version, grant, prepare, records, refuse_newer
 from mlops_provider.stores.replicas import Replica
 
 _ATTEMPTS = 5
@@ -54,10 +53,14 @@ class Ledger:
         self.url = url
 
     @cached_property
+    def _connected(self) -> Database:
+        """The database, whatever its schema."""
+        return Database(self.url)
+
+    @cached_property
     def _database(self) -> Database:
-        database = Database(self.url)
-        prepare(database)
-        return database
+        prepare(self._connected)
+        return self._connected
 
     def grant(self, role: str) -> None:
         """
@@ -131,9 +134,12 @@ class Ledger:
                 "written: its content does not match its digest."
             )
         about = {"from": source, IMPORTED_RECORD: record.as_json()}
-        found, _ = self._append(
-            Kind.IMPORT, record.model, about, record.record_id, actor, record.as_of, record_id=record.record_id
-        )
+        # A ledger that was restored from a backup of *source* holds it as its own.
+        found = self._first(records.c.record_id == record.record_id)
+        if found is None:
+            found, _ = self._append(
+                Kind.IMPORT, record.model, about, record.record_id, actor, record.as_of, record_id=record.record_id
+            )
         if original(found) != record:
             raise EvidenceError(
                 f"The ledger at {self._database.shown} holds another record {record.record_id!r} than {source}."
@@ -142,9 +148,22 @@ class Ledger:
 
     @property
     def identity(self) -> str | None:
-        """Digest of the first record, which tells this ledger from every other; None while there is none."""
-        first = self._first(records.c.seq == 1)
-        return first.digest if first else None
+        """
+        Digest that tells this ledger from every other: of the record that made it a copy, else of its first one.
+
+        None while there is none.
+        """
+        begun = self._first(records.c.kind == str(Kind.COPY)) or self._first(records.c.seq == 1)
+        return begun.digest if begun else None
+
+    def holds(self, record: Record) -> bool:
+        """Whether this very record is one of its own, and was not imported."""
+        return self._first(records.c.record_id == record.record_id) == record
+
+    @property
+    def schema_version(self) -> int | None:
+        """Schema of what is there; None if nothing is."""
+        return found_version(self._connected)
 
     def find(self, kind: str, key: str) -> Record | None:
         """The record of *kind* under *key*."""
@@ -189,11 +208,20 @@ class Ledger:
         """Return the first record at which the chain does not hold, and why; None if it holds."""
         return chain_break(self._database)
 
-    def everything(self) -> Iterator[Record]:
-        """Every record, oldest first, as one moment had them; only some are held in memory."""
-        with self._database.reading() as connection:
-            rows = connection.execution_options(yield_per=_PAGE).execute(sa.select(records).order_by(records.c.seq))
-            yield from map(_record, rows)
+    def everything(self, after: int = 0) -> Iterator[Record]:
+        """
+        Every record behind position *after*, oldest first, as one moment had them; only some are held in memory.
+
+        The ledger may be of an older schema.
+
+        :raises EvidenceError: A newer package made it. Not retried.
+        """
+        refuse_newer(self._connected)
+        if self.schema_version is None:
+            return
+        with self._connected.reading() as connection:
+            wanted = sa.select(records).where(records.c.seq > after).order_by(records.c.seq)
+            yield from map(_record, connection.execution_options(yield_per=_PAGE).execute(wanted))
 
     def restore(self, kept: Iterable[Record]) -> int:
         """
@@ -277,7 +305,7 @@ class Ledger:
 
     def close(self) -> None:
         """Close idle connections. The next call opens new ones."""
-        self._database.close()
+        self._connected.close()
 
     def _append(
         self,
@@ -307,19 +335,11 @@ class Ledger:
                         found := _newest(connection, records.c.kind == str(kind), records.c.key == key)
                     ):
                         return found, False
-                    head = _newest(connection)
-                    fields = about | {
-                        "seq": head.seq + 1 if head else 1,
-                        "record_id": record_id or uuid.uuid4().hex,
-                        "recorded_at": datetime.now(UTC).isoformat(timespec="microseconds"),
-                    }
-                    previous = head.digest if head else GENESIS
-                    record = Record(**fields, previous=previous, digest=digest(previous, **fields))
-                    connection.execute(
-                        sa.insert(records).values(
-                            fields | {"payload": text, "previous": previous, "digest": record.digest}
-                        )
+                    now = datetime.now(UTC).isoformat(timespec="microseconds")
+                    record = following(
+                        _newest(connection), record_id=record_id or uuid.uuid4().hex, recorded_at=now, **about
                     )
+                    connection.execute(sa.insert(records).values(record.as_json() | {"payload": text}))
                 return record, True
             except IntegrityError:
                 continue  # a writer that does not queue took this place in the chain

@@ -19,6 +19,7 @@ from mlops_provider.stores.segments import (
     ShippedSegment,
     seal_abandoned,
     sealed_segments,
+    ship_abandoned,
     shipped_segments,
 )
 
@@ -43,7 +44,9 @@ class Delivery:
     segments: int
 
 
-def deliver(tables: Tables, uri: str, spool_dir: Path | str, s3: S3 | None = None) -> Delivery:
+def deliver(
+    tables: Tables, uri: str, spool_dir: Path | str, s3: S3 | None = None, *, left_in: Path | None = None
+) -> Delivery:
     """
     Append every sealed segment to a table, each exactly once, then remove its file.
 
@@ -53,15 +56,16 @@ def deliver(tables: Tables, uri: str, spool_dir: Path | str, s3: S3 | None = Non
     :param uri: The table's address.
     :param spool_dir: Folder of the model's segments as the writers know it, or the address on S3 they ship them to.
     :param s3: Access to S3, if they are there; by default with what the environment holds.
+    :param left_in: Folder in which replicas that are no more may have left what they did not ship.
     :return: What was appended by this call.
     :raises StoreUnavailableError: The table can't be written; what was not delivered stays. Retried.
     :raises ConcurrentWriteError: Other deliveries kept coming in between. Retried.
     """
-    waiting = _waiting(spool_dir, s3)
+    waiting = _waiting(spool_dir, s3, left_in)
     done: list[Delivery] = []
     for attempt in range(_ATTEMPTS):
         try:
-            done.extend(_delivered(tables, uri, batch) for batch in _batches(waiting()))
+            done.extend(_delivered(tables, uri, batch) for batch in _batches(without_gaps(waiting)))
             break
         except (ConcurrentWriteError, FileNotFoundError):  # another delivery takes the same segments
             if attempt == _ATTEMPTS - 1:
@@ -76,14 +80,33 @@ def delivered_after(tables: Tables, uri: str, version: int) -> tuple[Delivery, i
     return Delivery(rows, segments), commits[-1]["version"] if commits else version
 
 
-def _waiting(spool_dir: Path | str, s3: S3 | None) -> Callable[[], Sequence[Segment | ShippedSegment]]:
-    """What lists the segments that wait. Of a folder, what killed replicas left open is sealed first."""
+def _waiting(
+    spool_dir: Path | str, s3: S3 | None, left_in: Path | None
+) -> Callable[[], Sequence[Segment | ShippedSegment]]:
+    """What lists the segments that wait; first, what killed replicas left open is sealed, and shipped if need be."""
     if is_s3(str(spool_dir)):
         access, address = s3 or S3(), str(spool_dir)
+        if left_in is not None:
+            ship_abandoned(left_in, address, access)
         return lambda: shipped_segments(address, access)
     for folder in Path(spool_dir).glob("*/"):
         seal_abandoned(folder)
     return lambda: sealed_segments(spool_dir)
+
+
+def without_gaps(
+    waiting: Callable[[], Sequence[Segment | ShippedSegment]],
+) -> list[Segment | ShippedSegment]:
+    """
+    List what waits, and nothing that comes after what a listing missed: a later number would count it as delivered.
+
+    A listing is not of one moment, and may show a segment but not the one before, which came while it went on. That one
+    was there before the later one was seen, hence a second listing shows it.
+    """
+    newest: dict[str, int] = {}
+    for segment in waiting():
+        newest[segment.replica] = max(segment.sequence, newest.get(segment.replica, 0))
+    return [segment for segment in waiting() if segment.sequence <= newest.get(segment.replica, 0)] if newest else []
 
 
 def _delivered(tables: Tables, uri: str, batch: list[Segment | ShippedSegment]) -> Delivery:

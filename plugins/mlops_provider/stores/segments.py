@@ -10,11 +10,13 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import math
 import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from mlops_provider.stores.s3 import S3
 log = logging.getLogger(__name__)
 
 _OPEN, _SEALED = ".open", ".sealed"
+_ADOPT_SECONDS = 30.0
+"""Time between two looks for what other replicas left behind."""
 _PATIENCE = 5.0
 """Seconds a starting replica waits for a delivery that seals what it left open."""
 
@@ -124,6 +128,7 @@ class SegmentWriter:
         _seal_leftovers(self.folder)
         self._keeper = threading.Thread(target=self._keep, name=f"segments-{name}", daemon=True)
         self._keeper.start()
+        self._adopted = -math.inf
         # A thread of its own: S3 may take long to answer, and what is logged meanwhile has to reach the disk.
         self._shipper = threading.Thread(target=self._keep_shipping, name=f"shipping-{name}", daemon=True)
         if self.s3 is not None:
@@ -216,18 +221,26 @@ class SegmentWriter:
     def _keep_shipping(self) -> None:
         while not self._stopping.wait(1.0):
             self._ship()
+            if time.monotonic() - self._adopted >= _ADOPT_SECONDS:
+                self._adopted = time.monotonic()
+                self._ship_for_others()
 
     def _ship(self) -> None:
         """Move sealed segments to S3, oldest first; what can't be moved now stays, with all that follow it."""
         if self.s3 is None:
             return
-        for segment in _sealed_in(self.folder):
-            try:
-                self.s3.write(f"{self.ship_to}/{segment.replica}/{segment.path.name}", segment.read())
-                segment.remove()
-            except (MLOpsError, OSError) as error:
-                log.error("The prediction log in %s stays there for now: %s", self.folder, error)
-                return
+        try:
+            _shipped(self.folder, self.ship_to, self.s3)
+        except (MLOpsError, OSError) as error:
+            log.error("The prediction log in %s stays there for now: %s", self.folder, error)
+
+    def _ship_for_others(self) -> None:
+        """Move what replicas left in folders beside this one's, those that are no more."""
+        assert self.s3 is not None
+        try:
+            ship_abandoned(self.folder.parent, self.ship_to, self.s3)
+        except (MLOpsError, OSError) as error:
+            log.error("What others left in %s stays there for now: %s", self.folder.parent, error)
 
     def _tend(self, action: Callable[[], None]) -> None:
         """Do what can wait: rows were logged before, so a failure is told and tried again in a second."""
@@ -245,6 +258,28 @@ def sealed_segments(spool_dir: Path | str) -> list[Segment]:
 def shipped_segments(uri: str, s3: S3) -> list[ShippedSegment]:
     """List the segments below an address on S3, in the order they were written."""
     return [ShippedSegment(found, size, s3) for found, size in s3.sizes(uri).items() if found.endswith(_SEALED)]
+
+
+def ship_abandoned(spool_dir: Path | str, ship_to: str, s3: S3) -> None:
+    """
+    Move to S3 what replicas left in their folders that are no more, the segment they were killed in included.
+
+    The folder's lock is held meanwhile: one process at a time moves its segments, in their order.
+
+    :raises StoreUnavailableError: S3 does not answer; what was not moved stays. Retried.
+    """
+    for folder in sorted(Path(spool_dir).glob("*/")):
+        if any(path.suffix in (_OPEN, _SEALED) for path in folder.glob("*")):
+            with _abandoned(folder) as ours:
+                if ours:
+                    _seal_leftovers(folder)
+                    _shipped(folder, ship_to.rstrip("/"), s3)
+
+
+def _shipped(folder: Path, ship_to: str, s3: S3) -> None:
+    for segment in _sealed_in(folder):
+        s3.write(f"{ship_to}/{segment.replica}/{segment.path.name}", segment.read())
+        segment.remove()
 
 
 def _sealed_in(folder: Path) -> list[Segment]:
@@ -288,10 +323,20 @@ def _last_sequence(folder: Path) -> int:
 
 def seal_abandoned(folder: Path) -> None:
     """Seal what a replica left open, unless it is alive."""
-    if any(folder.glob(f"*{_OPEN}")) and (lock := _locked(folder, patience=0)) is not None:
-        try:
-            _seal_leftovers(folder)
-        finally:
+    if any(folder.glob(f"*{_OPEN}")):
+        with _abandoned(folder) as ours:
+            if ours:
+                _seal_leftovers(folder)
+
+
+@contextmanager
+def _abandoned(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a folder whose replica is no more; false if it lives."""
+    lock = _locked(folder, patience=0)
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
             os.close(lock)
 
 

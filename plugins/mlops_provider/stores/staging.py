@@ -8,6 +8,7 @@ part of that commit was left by tries that died or lost, and is removed by whoev
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import uuid
@@ -186,7 +187,7 @@ class Staging:
             writer.add_key_value_metadata({_BLOCKS: blocks.hex().encode()})
         data = packed.getvalue()
         self._write(path, data)
-        return Piece(path, rows.num_rows, len(data), start)
+        return Piece(path, rows.num_rows, len(data), start, hashlib.sha256(data).hexdigest())
 
     def _write(self, path: str, data: Any) -> None:
         files = self._files

@@ -221,10 +221,15 @@ class Tables:
 
         return [(step.does, partial(apply, step)) for step in steps]
 
-    def note_moved(self, uri: str, former: str) -> None:
-        """Let references that name a table by its *former* address find it where it is now."""
+    def note_moved(self, uri: str, former: str, owner: str | None = None) -> None:
+        """
+        Let references that name a table by its *former* address find it where it is now. It may have an older layout.
+
+        :param owner: Identity of the ledger that takes it over from the one that wrote it; None if it stays the same.
+        """
         with self.explained(uri):
-            delta.note_moved(delta.opened(uri, self.storage_options), former)
+            handle = DeltaTable(uri, storage_options=self.storage_options or None)
+            delta.note_moved(handle, [former] if former != uri else [], {_LEDGER: owner} if owner else {})
 
     def _address(self, recorded: str) -> str:
         """Where a table is: at the recorded address, unless it was restored from there to here."""

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from pyarrow import NativeFile
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
-from mlops_provider.exceptions import StoreUnavailableError
+from mlops_provider.exceptions import FileGoneError, StoreUnavailableError
 from mlops_provider.stores.s3 import S3, is_s3, split
 
 _PIECE = 1 << 20
@@ -42,8 +43,12 @@ class Tree:
         return sorted(str(each.path)[len(self.path) + 1 :] for each in found if each.type == FileType.File)
 
     def pieces(self, name: str) -> Iterator[bytes]:
-        """Content of a file, piece by piece."""
-        with self._explained(), self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
+        """
+        Content of a file, piece by piece.
+
+        :raises FileGoneError: There is no such file (any more). Retried.
+        """
+        with self._explained(), self._opened(name) as stream:
             while piece := stream.read(_PIECE):
                 yield bytes(piece)
 
@@ -56,6 +61,12 @@ class Tree:
             with self.filesystem.open_output_stream(place) as stream:
                 for piece in pieces:
                     stream.write(piece)
+
+    def _opened(self, name: str) -> NativeFile:
+        try:
+            return self.filesystem.open_input_stream(f"{self.path}/{name}")
+        except FileNotFoundError as error:
+            raise FileGoneError(f"{self.root}/{name} is gone: somebody removed it meanwhile.") from error
 
     @contextmanager
     def _explained(self) -> Iterator[Any]:

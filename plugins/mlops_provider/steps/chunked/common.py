@@ -12,6 +12,8 @@ import numpy as np
 
 from mlops_provider.adapters.expectations import Findings, Part
 from mlops_provider.core.chunks import ChunkResult, Target, ranges
+from mlops_provider.core.names import Kind
+from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import NothingToDo, PermanentError, StagedFilesGoneError
 from mlops_provider.stores.staging import Staging
 
@@ -20,11 +22,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mlops_provider.core.names import Kind, Table, Task
+    from mlops_provider.core.names import Table, Task
     from mlops_provider.core.origin import Origin
-    from mlops_provider.core.references import TableRef
     from mlops_provider.spec import ModelSpec
     from mlops_provider.stores.suite import Stores
+
+
+PLAN = "plan"
+"""Field of a record: digest of the chunks that it was made of."""
 
 
 def target(spec: ModelSpec, stores: Stores, table: Table, partition: str, origin: Origin) -> Target:
@@ -61,20 +66,25 @@ def unless_done(
     spec: ModelSpec,
     origin: Origin,
     finish: Callable[[], TableRef],
-    done: Callable[[Mapping[str, Any]], TableRef],
+    done: Callable[[Mapping[str, Any]], TableRef] = TableRef.from_json,
+    *,
+    plan: str,
 ) -> TableRef:
     """
     Finish a step; a retry that finds its files gone because its first try had ended gets what that one recorded.
 
     :param done: Takes the payload of the first try's record.
+    :param plan: Digest of the chunks, which tells a retry from a task that was cleared after other chunks were refused.
     """
     try:
         return finish()
     except StagedFilesGoneError:
-        for record in reversed(stores.ledger.history(kind, spec.name)):
-            if record.payload["origin"] == origin.key and record.payload.get("passed", True):
-                return done(record.payload)
-        raise
+        said = [record for each in {kind, Kind.VALIDATION} for record in stores.ledger.history(each, spec.name)]
+        ours = [record for record in said if record.payload["origin"] == origin.key]
+        last = max(ours, key=lambda record: record.seq, default=None)
+        if last is None or not last.payload.get("passed", True) or last.payload.get(PLAN) != plan:
+            raise
+        return done(last.payload)
 
 
 @contextmanager

@@ -68,33 +68,28 @@ def work(spec: ModelSpec, stores: Stores, chunk: Chunk) -> ChunkResult:
     return ChunkResult(chunk, (staging.stage(_sample(spec, stores, chunk), index=chunk.index, as_it_is=True),))
 
 
+def tables(planned: Sequence[Chunk]) -> dict[str, TableRef]:
+    """Table that each side is read from, one of them if it is several months; none if no model served the month."""
+    return {chunk.about[_SIDE]: chunk.source for chunk in planned if chunk.source is not None}
+
+
 def samples(
-    spec: ModelSpec, stores: Stores, partition: str, chunks: Sequence[ChunkResult] | None, *, origin: Origin
-) -> tuple[dict[str, TableRef], dict[str, pd.DataFrame]]:
+    spec: ModelSpec, stores: Stores, planned: Sequence[Chunk], chunks: Sequence[ChunkResult] | None
+) -> dict[str, pd.DataFrame]:
     """
-    Put the samples together, at most ``sample_rows`` of each side.
+    Put the samples together, at most ``sample_rows`` of each side; none if no model served the month.
 
     :param chunks: What mapped tasks sampled; without them all is read here.
-    :return: Table that each side was read from, one of them if it is several months; and its sample. Both are empty
-        if no model served the month.
     """
     if chunks is None:
-        given = [
-            (chunk, None if chunk.source is None else _sample(spec, stores, chunk))
-            for chunk in plan(spec, stores, partition, origin=origin)
-        ]
+        given = [(chunk, _sample(spec, stores, chunk)) for chunk in planned if chunk.source is not None]
     else:
         staging = Staging(stores.tables, chunks[0].chunk.target)
-        given = [
-            (each.chunk, staging.rows(each.pieces).frame() if each.pieces else None) for each in common.in_order(chunks)
-        ]
-    tables: dict[str, TableRef] = {}
+        given = [(each.chunk, staging.rows(each.pieces).frame()) for each in common.in_order(chunks) if each.pieces]
     parts: dict[str, list[pd.DataFrame]] = {}
     for chunk, frame in given:
-        if chunk.source is not None and frame is not None:
-            tables[chunk.about[_SIDE]] = chunk.source
-            parts.setdefault(chunk.about[_SIDE], []).append(frame)
-    return tables, {side: _bottom(spec, pd.concat(part, ignore_index=True)) for side, part in parts.items()}
+        parts.setdefault(chunk.about[_SIDE], []).append(frame)
+    return {side: _bottom(spec, pd.concat(part, ignore_index=True)) for side, part in parts.items()}
 
 
 def clear(stores: Stores, chunks: Sequence[ChunkResult]) -> None:

@@ -15,7 +15,7 @@ from mlops_provider.adapters import features as feature_frames
 from mlops_provider.adapters import validation as validations
 from mlops_provider.adapters.expectations import Expectation
 from mlops_provider.core import partitions
-from mlops_provider.core.chunks import Chunk, ChunkResult
+from mlops_provider.core.chunks import Chunk, ChunkResult, digest_of_results
 from mlops_provider.core.names import Kind, Table, Task
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import (
@@ -89,7 +89,7 @@ def finish(
 ) -> TableRef:
     """Commit the slices in the order of time."""
     chunks = common.in_order(chunks)
-    staging = Staging(stores.tables, chunks[0].chunk.target)
+    staging, planned = Staging(stores.tables, chunks[0].chunk.target), digest_of_results(chunks)
     pieces = [each.pieces[0] for each in chunks]
 
     def settle() -> TableRef:
@@ -102,10 +102,11 @@ def finish(
             )
         written = staging.commit(pieces, origin_key=origin.key, missing_as_null=True)
         earlier = _earlier(chunks[0].chunk)
-        return recorded(spec, stores, written, [clean, earlier] if earlier else [clean], origin=origin)
+        sources = [clean, earlier] if earlier else [clean]
+        return recorded(spec, stores, written, sources, origin=origin, plan=planned)
 
     with common.cleared(staging):
-        return common.unless_done(stores, Kind.FEATURES, spec, origin, settle, TableRef.from_json)
+        return common.unless_done(stores, Kind.FEATURES, spec, origin, settle, plan=planned)
 
 
 def earlier_partition(spec: ModelSpec, stores: Stores, partition: str, clean: TableRef) -> TableRef | None:
@@ -172,16 +173,17 @@ def of_a_slice(
 
 
 def recorded(
-    spec: ModelSpec, stores: Stores, written: Written, sources: Sequence[TableRef], *, origin: Origin
+    spec: ModelSpec, stores: Stores, written: Written, sources: Sequence[TableRef], *, origin: Origin, **more: str
 ) -> TableRef:
     """
     Record the features of a month.
 
+    :param more: Further fields of the record.
     :raises NothingToDo: Another run built the very same features already.
     """
     if not written.changed:
         _stop_if_announced(spec, stores, written, origin)
-    record_written(Kind.FEATURES, spec, stores, written, origin=origin, sources=sources, code=spec.code_digest)
+    record_written(Kind.FEATURES, spec, stores, written, origin=origin, sources=sources, code=spec.code_digest, **more)
     return written.ref
 
 

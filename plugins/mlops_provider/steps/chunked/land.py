@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mlops_provider.adapters import validation as validations
-from mlops_provider.core.chunks import Chunk, ChunkResult
+from mlops_provider.core.chunks import Chunk, ChunkResult, digest_of_results
 from mlops_provider.core.names import Kind, Table, Task
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import SourceError
@@ -69,6 +69,7 @@ def finish(
     chunks = common.in_order(chunks)
     staging = Staging(stores.tables, chunks[0].chunk.target)
     pieces = [piece for each in chunks for piece in each.pieces]
+    planned = digest_of_results(chunks)
     if not pieces:
         raise SourceError(f"{spec.functions.land} gave no frame at all for {spec.name} {partition}.")
 
@@ -86,11 +87,11 @@ def finish(
             said = verdicts.summary(spec, stores, partition, checked, blocking, origin=origin, data=data)
             raise verdicts.refused(spec, stores, partition, checked, said, origin=origin)
         written = staging.commit(pieces, origin_key=origin.key)
-        record_written(Kind.LANDING, spec, stores, written, origin=origin, code=spec.code_digest)
+        record_written(Kind.LANDING, spec, stores, written, origin=origin, code=spec.code_digest, plan=planned)
         return written.ref
 
     with common.cleared(staging):
-        return common.unless_done(stores, Kind.LANDING, spec, origin, settle, TableRef.from_json)
+        return common.unless_done(stores, Kind.LANDING, spec, origin, settle, plan=planned)
 
 
 def _blocking(spec: ModelSpec) -> list[Expectation]:

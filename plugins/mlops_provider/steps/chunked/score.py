@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlops_provider.core.chunks import Chunk, ChunkResult
+from mlops_provider.core.chunks import Chunk, ChunkResult, digest_of_results
 from mlops_provider.core.names import Kind, Table, Task
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import SourceError
@@ -58,7 +58,7 @@ def finish(spec: ModelSpec, stores: Stores, chunks: Sequence[ChunkResult], *, or
     """Commit the predictions of all chunks."""
     chunks = common.in_order(chunks)
     first = chunks[0].chunk
-    staging = Staging(stores.tables, first.target)
+    staging, planned = Staging(stores.tables, first.target), digest_of_results(chunks)
 
     def settle() -> TableRef:
         written = staging.commit([each.pieces[0] for each in chunks], origin_key=origin.key)
@@ -70,11 +70,12 @@ def finish(spec: ModelSpec, stores: Stores, chunks: Sequence[ChunkResult], *, or
             origin=origin,
             sources=[_source(first)],
             model_version=first.about[_VERSION],
+            plan=planned,
         )
         return written.ref
 
     with common.cleared(staging):
-        return common.unless_done(stores, Kind.PREDICTIONS, spec, origin, settle, TableRef.from_json)
+        return common.unless_done(stores, Kind.PREDICTIONS, spec, origin, settle, plan=planned)
 
 
 def _source(chunk: Chunk) -> TableRef:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlops_provider.adapters import validation as validations
-from mlops_provider.core.chunks import Chunk, ChunkResult, Piece
+from mlops_provider.core.chunks import Chunk, ChunkResult, Piece, digest_of_results
 from mlops_provider.core.names import Kind, Table, Task
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import SourceError
@@ -70,7 +70,7 @@ def finish(
 ) -> TableRef:
     """Add up what the chunks found, decide, and commit the clean rows and the bad ones."""
     chunks = common.in_order(chunks)
-    target = chunks[0].chunk.target
+    target, planned = chunks[0].chunk.target, digest_of_results(chunks)
     table = stores.tables.uri(spec.name, Table.QUARANTINE)
     places = _Places(
         clean=Staging(stores.tables, target),
@@ -95,13 +95,20 @@ def finish(
             quarantine = places.quarantine.commit(bad, origin_key=origin.key)
         written = places.clean.commit(_some([piece for piece, _ in divided]), origin_key=origin.key)
         said |= {"clean": described(written), "quarantine": described(quarantine) if quarantine else None}
+        said[common.PLAN] = planned
         verdicts.record(spec, stores, partition, said, origin=origin)
         verdicts.say(checked)
         return written.ref
 
     with common.cleared(places.clean, places.quarantine):
         return common.unless_done(
-            stores, Kind.VALIDATION, spec, origin, settle, lambda record: TableRef.from_json(record["clean"])
+            stores,
+            Kind.VALIDATION,
+            spec,
+            origin,
+            settle,
+            lambda record: TableRef.from_json(record["clean"]),
+            plan=planned,
         )
 
 
