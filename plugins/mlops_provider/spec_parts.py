@@ -219,12 +219,13 @@ class Search(Declared):
     Search of parameters.
 
     :param trials: Parameter sets tried at most.
-    :param timeout_seconds: Seconds after which no trial begins.
+    :param timeout_seconds: Seconds after which no trial begins; a guard, not the budget: a search that it cuts finds other
+        parameters on another day.
     :param sample_rows: Rows used at most.
     """
 
     trials: Count = 20
-    timeout_seconds: Count = 120
+    timeout_seconds: Count = 900
     sample_rows: Count = 50_000
 
 

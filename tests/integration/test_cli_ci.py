@@ -9,10 +9,16 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+import yaml
 
+from mlops_provider.cli.ci_chain import sample_of
 from mlops_provider.cli.main import main
 from mlops_provider.core.names import Environment
-from support.tiny import FEBRUARY, JANUARY, MARCH, USE_CASE, Place, write_month
+from mlops_provider.spec import load_spec
+from mlops_provider.steps import ingest
+from mlops_provider.steps.contracts import FeatureContract, check_signatures
+from mlops_provider.stores.suite import Stores
+from support.tiny import FEBRUARY, JANUARY, MARCH, USE_CASE, Place, origin, write_month
 
 FEATURES = '''
 """Features."""
@@ -204,6 +210,67 @@ ESTIMATORS = {
     "fitted": ("return type(SHARED)(strategy='prior').fit([[0], [1]], [0, 1])", "is fitted already"),
     "an error": ("raise LookupError('no such thing')", "model.py:estimator or model.py:space fails: LookupError"),
 }
+
+
+READINGS = {
+    "a stream": (
+        "(key: str)",
+        "(key: str)",
+        {},
+        """
+    whole = read(key)
+    for first in range(0, len(whole), 250):
+        yield whole.iloc[first : first + 250]
+""",
+    ),
+    "parts": (
+        "(key: str)",
+        "(key: str, part: str)",
+        {"parts": "data.py:parts"},
+        """
+    whole = read(key)
+    return whole[whole["line"] == part]
+
+
+def parts(key: str) -> list[str]:
+    return ["A", "B", "C"]
+""",
+    ),
+    "a delivered file": (
+        "(key: str)",
+        "(key: str, frame: pd.DataFrame)",
+        {},
+        """
+    return frame.assign(started=pd.to_datetime(frame["started"], utc=True))
+""",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", READINGS)
+def test_the_contracts_are_tried_on_rows_as_ingest_reads_them(kind: str, project: Path, place: Place) -> None:
+    before, after, functions, body = READINGS[kind]
+    edit(project / "data.py", "def outcomes", f"def land{after}:{body}\n\ndef outcomes")
+    edit(project / "data.py", f"def land{before} -> pd.DataFrame", "def read(key: str) -> pd.DataFrame")
+    edit(project / "data.py", "trips = land(key).drop", "trips = read(key).drop")
+    declared = yaml.safe_load((project / "model.yaml").read_text())
+    declared["functions"] |= functions
+    if kind == "a delivered file":
+        declared["sources"] = {"land": {"uri": f"{place.source}/{{partition}}.csv.gz"}}
+    (project / "model.yaml").write_text(yaml.safe_dump(declared))
+    spec = load_spec(project / "model.yaml")
+
+    check_signatures(spec)
+    contract = FeatureContract(spec, 200)
+    contract.check_declared_columns()
+    contract.check_no_future()
+
+    assert 150 < len(contract.frame) <= 300
+    small = sample_of(spec, rows=100, trials=1)
+    stores = Stores(tables_uri=str(place.folder / "tables"), ledger_url=f"sqlite:///{place.folder}/ledger.db")
+    landed = ingest.land(small, stores, JANUARY, origin=origin("land_data"))
+    assert 90 <= len(stores.tables.read(landed)) <= 400
+    stores.ledger.close()
 
 
 @pytest.mark.parametrize("kind", ESTIMATORS)

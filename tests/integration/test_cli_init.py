@@ -123,7 +123,6 @@ def test_at_a_terminal_what_is_missing_is_asked_for(project: Path, tmp_path: Pat
         (("--target", "Returned", "--event-time", "City"), "'City' holds text, no times"),
         (("--target", "Returned", "--time-zone", "Bonn"), "there is no 'Bonn'"),
         (("--target", "Returned", "--label-lag", "soon"), "a whole number of days"),
-        (("--target", "Returned", "--profile", "gxp"), "There is no profile 'gxp' yet"),
         (("--target", "City", "--task", "regression"), "holds text, no numbers"),
     ],
 )
@@ -134,6 +133,16 @@ def test_what_cannot_be_is_said_and_nothing_is_written(
 
     assert said in capsys.readouterr().err
     assert not (here / "include/others").exists()
+
+
+def test_only_profiles_that_there_are_are_offered(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        mlops("init", "--help")
+    assert "--profile {standard,minimal}" in capsys.readouterr().out
+
+    with pytest.raises(SystemExit):
+        mlops("init", "--data", "data/orders.csv", "--profile", "gxp")
+    assert "'gxp'" in capsys.readouterr().err
 
 
 def test_the_suite_waits_for_a_review(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

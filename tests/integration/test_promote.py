@@ -315,6 +315,29 @@ def test_the_operator_promotes_between_environments(by: str, pair: Pair, monkeyp
     assert registration.actor == "ada"
 
 
+def test_a_version_is_not_promoted_into_a_copy_that_has_it(pair: Pair, tmp_path: Path) -> None:
+    staging, prod = pair.staging.stores(), pair.prod.stores()
+    prod.ledger.restore(staging.ledger.records())
+    before = prod.ledger.head()
+
+    assert pair.promote("2") == "2"
+
+    assert prod.ledger.head() == before
+    assert prod.registry.versions(MODEL) == []
+
+
+def test_a_version_is_promoted_into_a_copy_that_was_made_while_it_was_trained(pair: Pair) -> None:
+    staging, prod = pair.staging.stores(), pair.prod.stores()
+    records = staging.ledger.records()
+    declared = max(number for number, record in enumerate(records) if record.kind == Kind.DECLARATION)
+    prod.ledger.restore(records[: declared + 1])
+
+    assert (pair.promote("2"), pair.promote("2")) == ("1", "1")
+
+    assert audit.verify(prod).versions == 1
+    assert require_approval(prod.ledger, MODEL, "1") is not None
+
+
 def test_the_example_of_the_page_is_a_dag() -> None:
     page = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
     [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

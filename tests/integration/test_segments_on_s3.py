@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from mlops_provider.core.names import Kind, Table
 from mlops_provider.steps import monitor
-from mlops_provider.stores.predictions import deliver
-from mlops_provider.stores.segments import SegmentWriter, sealed_segments, shipped_segments
+from mlops_provider.stores.predictions import deliver, without_gaps
+from mlops_provider.stores.segments import Segment, SegmentWriter, sealed_segments, shipped_segments
 from mlops_provider.stores.tables import Tables
 from support.aws import Aws, proxy
 from support.stack import wait_until
@@ -76,3 +77,59 @@ def test_while_s3_is_away_segments_stay_and_follow_in_their_order(tmp_path: Path
         writer.close()
 
     assert [segment.sequence for segment in shipped_segments(spool, aws.s3())] == [1, 2]
+
+
+def left_behind(folder: Path, name: str, *batches: int) -> None:
+    """What a replica leaves that was killed and never comes back: sealed segments, and one that was still written."""
+    made = folder.with_name(f"made-{name}")
+    writer = SegmentWriter(made, name, max_bytes=400)
+    for first in batches:
+        writer.append(rows(first, 2))
+    shutil.copytree(made / name, folder / name)
+    writer.close()
+
+
+def test_what_a_lost_replica_did_not_ship_is_shipped_by_those_beside_it(
+    tmp_path: Path, aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool, s3, pods = f"s3://{aws.bucket()}/spool", aws.s3(), tmp_path / "pods"
+    tables = Tables(str(tmp_path / "tables"))
+    uri = tables.uri("m", "log")
+    pods.mkdir()
+    left_behind(pods, "lost", 0, 2, 4, 6, 8)
+    alive = SegmentWriter(pods, "alive")
+    alive.append(rows(100))
+
+    writers = [SegmentWriter(pods, name, ship_to=spool, s3=s3) for name in ("one", "other")]
+    wait_until(lambda: not any(path.suffix == ".open" for path in (pods / "lost").iterdir()), "the last one's sealing")
+    wait_until(lambda: not sealed_segments(pods), "the lost replica's segments to be shipped")
+
+    assert list((pods / "alive").glob("*.open"))
+    assert deliver(tables, uri, spool, s3).rows == 10
+    for writer in (*writers, alive):
+        writer.close()
+    assert deliver(tables, uri, spool, s3).rows == 0
+    assert tables.read(uri)["request_id"].is_unique
+
+
+def test_what_a_lost_replica_did_not_ship_is_delivered_by_the_task_if_it_sees_the_folder(
+    place: Place, aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in aws.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLOPS_SPOOL_URI", f"s3://{aws.bucket()}/spool")
+    monkeypatch.setenv("MLOPS_SPOOL_DIR", str(place.folder / "spool"))
+    (place.folder / "spool" / MODEL).mkdir(parents=True)
+    left_behind(place.folder / "spool" / MODEL, "lost", 0, 2)
+
+    first = monitor.deliver_predictions(place.spec(), place.stores(), origin=origin("deliver_predictions"))
+    again = monitor.deliver_predictions(place.spec(), place.stores(), origin=origin("deliver_predictions", "run-2"))
+
+    assert (first["rows"], again["rows"]) == (4, 0)
+
+
+def test_what_came_while_a_listing_went_on_waits_for_what_it_missed(tmp_path: Path) -> None:
+    segments = [Segment(tmp_path / f"{number}.sealed", "a", number) for number in range(1, 5)]
+    listings = [[segments[0], segments[2]], segments]  # the first one missed the second segment
+
+    assert without_gaps(lambda: listings.pop(0)) == segments[:3]

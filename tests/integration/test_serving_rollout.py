@@ -16,6 +16,7 @@ from mlops_provider.core.names import Header, Kind, Table
 from mlops_provider.exceptions import ServingCheckError, StoreUnavailableError
 from mlops_provider.steps.deploy import check_serving, deploy, rollback
 from mlops_provider.stores import predictions
+from mlops_provider.targets import server as server_target
 from support.serving import MODEL, ServerProcess, World, origin, records
 
 # MLflow 3.17 on SQLAlchemy 2.1.
@@ -115,7 +116,10 @@ def test_a_version_that_only_one_replica_refuses_is_not_released(world: World) -
     assert world.ledger.traffic(MODEL).split == {"1": 100}
 
 
-def test_a_killed_replica_is_left_out_and_without_any_the_rollout_fails_in_words(world: World) -> None:
+def test_a_killed_replica_is_left_out_and_without_any_the_rollout_fails_in_words(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_target, "ALIVE_WITHIN", 5.0)
     world.register(1)
     servers = [world.serve("a"), world.serve("b")]
     target, spec = world.target(servers[0]), world.spec()
@@ -130,7 +134,7 @@ def test_a_killed_replica_is_left_out_and_without_any_the_rollout_fails_in_words
     world.record("2", champion="1")
     servers[0].end(signal.SIGKILL)
     with pytest.raises(StoreUnavailableError, match="mlops serve"):
-        deploy(spec, world.stores, "2", target=target, origin=origin(run="two"), patience=12)
+        deploy(spec, world.stores, "2", target=target, origin=origin(run="two"), patience=10)
 
 
 def test_every_acknowledged_prediction_is_delivered_once_after_kill_9(world: World) -> None:

@@ -24,6 +24,7 @@ from mlops_provider.exceptions import (
     DataRejectedError,
     NothingToDo,
     SourceError,
+    StagedFilesGoneError,
 )
 from mlops_provider.spec import ModelSpec, load_spec
 from mlops_provider.steps import chunked, ingest, monitor, score
@@ -272,6 +273,42 @@ def test_a_month_that_is_refused_leaves_nothing_behind(worlds: tuple[World, Worl
     assert not list(Path(cut.uri(Table.CLEAN)).rglob("*.parquet"))
 
 
+def test_a_landing_that_is_cleared_after_newer_chunks_were_refused_does_not_give_the_older_month(
+    worlds: tuple[World, World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, cut = worlds
+    origin = cut.origin("land_data", "first")
+
+    def land() -> TableRef:
+        return ingest.land(cut.spec, cut.stores, JANUARY, chunks=many, origin=origin)
+
+    many = cut.as_mapped(Task.LAND_DATA, JANUARY, "first")
+    landed = land()
+    assert land() == landed  # a retry of what was committed
+    flights.write_source(cut.folder / "refused", damaged()[damaged()["month"] != 1])
+    monkeypatch.setenv("FLIGHT_DELAYS_SOURCE", str(cut.folder / "refused"))
+    many = cut.as_mapped(Task.LAND_DATA, JANUARY, "first")
+    with pytest.raises(DataRejectedError, match="is refused"):
+        land()
+
+    with pytest.raises(StagedFilesGoneError, match="Clear the tasks of this step from its plan on"):
+        land()
+
+    flights.write_source(cut.folder / "newer", damaged().iloc[5:])
+    monkeypatch.setenv("FLIGHT_DELAYS_SOURCE", str(cut.folder / "newer"))
+    many = cut.as_mapped(Task.LAND_DATA, JANUARY, "first")
+    newer = land()
+    assert land() == newer != landed
+    flights.write_source(cut.folder / "newest", damaged().iloc[9:])
+    monkeypatch.setenv("FLIGHT_DELAYS_SOURCE", str(cut.folder / "newest"))
+    many = cut.as_mapped(Task.LAND_DATA, JANUARY, "first")
+    monkeypatch.setenv("FLIGHT_DELAYS_SOURCE", str(cut.folder / "source"))
+    other = cut.as_mapped(Task.LAND_DATA, JANUARY, "second")
+    ingest.land(cut.spec, cut.stores, JANUARY, chunks=other, origin=cut.origin("land_data", "second"))
+    with pytest.raises((ConcurrentWriteError, StagedFilesGoneError)):
+        land()
+
+
 def test_a_look_back_that_is_too_short_is_noticed(worlds: tuple[World, World]) -> None:
     whole, cut = worlds
     for world in (whole, cut):
@@ -420,6 +457,26 @@ def test_predictions_and_drift_of_chunks_are_those_of_one_piece(served: Parcels,
     assert one["rows"] == 600
     assert not list(Path(predictions[1]).rglob("*.npz"))
     assert len(list(Path(predictions[1]).rglob("*.parquet"))) == 8
+
+
+def test_drift_is_recorded_under_the_versions_that_were_measured(served: Parcels, tmp_path: Path) -> None:
+    world = served.copied(tmp_path / "again")
+    world.score("2013-03")
+    sampled = mapped(world, Task.DETECT_DRIFT)
+    features, watch = world.stores.tables.uri("parcels", Table.FEATURES), parcels.origin("detect_drift", "watch")
+    planned = world.stores.tables.version(features)
+    frame = world.stores.tables.read(features, partitions=["2013-03"])
+    world.stores.tables.replace_partition(features, "2013-03").write(
+        frame.assign(distance=frame["distance"] * 9), origin_key="landed again"
+    )
+
+    before = monitor.detect_drift(world.spec, world.stores, "2013-03", chunks=sampled, origin=watch)
+    after = monitor.detect_drift(
+        world.spec, world.stores, "2013-03", chunks=mapped(world, Task.DETECT_DRIFT), origin=watch
+    )
+
+    assert [world.payload(record)["features"]["version"] for record in (before, after)] == [planned, planned + 1]
+    assert [world.payload(record)["alarm"] for record in (before, after)] == [False, True]
 
 
 def test_a_month_without_a_model_has_one_chunk_and_no_drift(tmp_path: Path) -> None:

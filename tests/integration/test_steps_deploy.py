@@ -101,12 +101,13 @@ def target(world: World) -> InProcessTarget:
     return InProcessTarget(world)
 
 
-def deployed(world: World, version: str, target: InProcessTarget, champion: str | None = None) -> Traffic:
+def deployed(
+    world: World, version: str, target: InProcessTarget, champion: str | None = None, patience: float = 30
+) -> Traffic:
     if champion:
         world.record(version, champion=champion)
-    return deploy(
-        world.spec(), world.stores, version, target=target, origin=origin(run=f"deploy {version}"), patience=30
-    )
+    doing = origin(run=f"deploy {version}")
+    return deploy(world.spec(), world.stores, version, target=target, origin=doing, patience=patience)
 
 
 def splits(world: World) -> list[dict[str, int]]:
@@ -262,7 +263,7 @@ def test_a_silent_server_pauses_the_rollout_without_blaming_the_version(world: W
 
     target.when_moved = fall_silent
     with pytest.raises(StoreUnavailableError):
-        deployed(world, "2", target, champion="1")
+        deployed(world, "2", target, champion="1", patience=1)
     paused = splits(world)[-1]
     target.when_moved = lambda traffic: None
     target.silent = False

@@ -342,6 +342,22 @@ def test_what_arrives_after_the_declaration_is_not_read(parcels: Parcels) -> Non
     assert training.payload["rows"] == 1520
 
 
+def test_a_search_that_time_cut_short_says_so(parcels: Parcels, caplog: pytest.LogCaptureFixture) -> None:
+    declaration = train.declare_gate(parcels.spec, parcels.stores, "2013-03", origin=origin("declare_gate"))
+    parcels.declare(search={"trials": 100_000, "timeout_seconds": 1, "sample_rows": 200})
+
+    train.search_parameters(
+        parcels.spec, parcels.stores, "2013-03", declaration=declaration, origin=origin("search_parameters")
+    )
+
+    found = parcels.stores.ledger.latest(Kind.SEARCH, "parcels")
+    assert found is not None
+    assert (found.payload["asked"], found.payload["cut"]) == (100_000, True)
+    said = f"The search was cut: {found.payload['trials']} of 100000 trials began within 1 s"
+    assert found.payload["warnings"][-1].startswith(said)
+    assert said in caplog.text
+
+
 def test_a_search_validates_on_the_last_training_month_and_never_sees_the_gates(parcels: Parcels) -> None:
     declaration = declared(parcels)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from mlops_provider.core.evidence import GENESIS
+from mlops_provider.core.evidence import GENESIS, following
 from mlops_provider.core.names import Kind
 from mlops_provider.exceptions import (
     ConcurrentWriteError,
@@ -25,6 +25,9 @@ from mlops_provider.exceptions import (
     StoreUnavailableError,
 )
 from mlops_provider.stores.ledger import Ledger
+
+FIELDS = ("record_id", "kind", "model", "key", "payload", "actor", "as_of", "recorded_at")
+"""What a record says, beside its place in the chain."""
 
 
 def free_port() -> int:
@@ -161,6 +164,25 @@ def test_an_unknown_record_is_named(ledger: Ledger) -> None:
     with pytest.raises(EvidenceError, match="no record 'a1b2'") as caught:
         ledger.get("a1b2")
     assert "secret" not in str(caught.value)
+
+
+def test_a_record_that_is_there_as_its_own_is_not_imported_and_another_one_under_its_id_is_refused(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    own = ledger.append(Kind.DRIFT, "delays", {"alarm": False})
+    other = Ledger(f"sqlite:///{tmp_path}/other.db")
+    said = {name: own.as_json()[name] for name in FIELDS}
+    other.restore([following(None, **said)])
+    forged = following(None, **said | {"actor": "mallory"})
+
+    assert ledger.import_record(own, source="staging") == own
+    assert ledger.holds(own)
+    with pytest.raises(EvidenceError, match="holds another record"):
+        ledger.import_record(forged, source="staging")
+
+    assert ledger.records() == other.records() == [own]
+    assert ledger.identity == other.identity
+    other.close()
 
 
 def test_records_cannot_be_changed_or_removed(url: str, ledger: Ledger) -> None:
