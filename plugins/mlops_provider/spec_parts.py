@@ -219,8 +219,8 @@ class Search(Declared):
     Search of parameters.
 
     :param trials: Parameter sets tried at most.
-    :param timeout_seconds: Seconds after which no trial begins; a guard, not the budget: a search that it cuts finds other
-        parameters on another day.
+    :param timeout_seconds: Seconds after which no trial begins; a guard and no budget: what it cuts differs from day to
+        day.
     :param sample_rows: Rows used at most.
     """
 

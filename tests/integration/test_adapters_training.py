@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
@@ -16,6 +19,7 @@ from threadpoolctl import threadpool_info
 
 from mlops_provider.adapters import evaluation, training
 from mlops_provider.exceptions import DataRejectedError
+from support.stack import ROOT
 
 pytestmark = pytest.mark.integration
 
@@ -161,3 +165,16 @@ def test_requirements_are_pinned_to_what_is_installed() -> None:
 
     assert {"scikit-learn", "numpy", "pandas", "skops", "joblib"} <= set(pinned)
     assert pinned["scikit-learn"] == metadata.version("scikit-learn")
+
+
+def test_waiting_threads_let_others_have_the_cores() -> None:
+    variables = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    asked = subprocess.run(
+        [sys.executable, "-c", "from mlops_provider.adapters import training; from sklearn import ensemble"],
+        env={**variables, "OMP_DISPLAY_ENV": "VERBOSE", "PYTHONPATH": str(ROOT / "plugins")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert "GOMP_SPINCOUNT = '0'" in asked.stderr

@@ -74,8 +74,11 @@ def ingest_one(place: Place, month: str) -> None:
 
 
 def test_a_slow_s3_is_waited_for(on_s3: Place, weather: Weather) -> None:
+    write_month(on_s3.source, JANUARY)
     weather.set(seconds=0.15)
-    ingest_one(on_s3, JANUARY)
+    ingest.land(on_s3.spec(), on_s3.stores(), JANUARY, origin=origin("land_data", f"ingest-{JANUARY}"))
+    weather.set(seconds=0)
+    ingest_month(on_s3, JANUARY)
 
     assert soundness.replacements(on_s3, Table.RAW, JANUARY) == 1
     soundness.assert_nothing_broken(on_s3)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from mlops_provider.exceptions import ConfigurationError, StoreUnavailableError
+from mlops_provider.stores import segments
 from mlops_provider.stores.predictions import Delivery, SegmentWriter, deliver, sealed_segments
 from mlops_provider.stores.tables import Tables
 
@@ -162,7 +163,8 @@ def test_numbers_go_on_after_a_restart(spool: Path, tables: Tables, uri: str) ->
     assert logged(tables, uri) == ["r0", "r1", "r2"]
 
 
-def test_one_name_has_one_writer(spool: Path) -> None:
+def test_one_name_has_one_writer(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "_PATIENCE", 0.2)
     writer = SegmentWriter(spool, "a")
 
     with pytest.raises(ConfigurationError, match="Another process writes predictions"):

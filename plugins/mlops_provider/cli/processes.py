@@ -15,8 +15,9 @@ from pathlib import Path
 import psutil
 
 _PROC = Path("/proc/self")
-GRACE_SECONDS = 6.0
-FORCE_SECONDS = 4.0
+GRACE_SECONDS = 10.0
+"""Airflow's parts take two or three seconds of a core to end, all at once."""
+FORCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +140,11 @@ def stop(
         for pid in pids:
             _send(pid, signal.SIGTERM)
     left = _wait_until_gone(all_running, grace_seconds)
-    for sent in (signal.SIGTERM, signal.SIGKILL):
+    # A scheduler waits for its tasks until it is asked again.
+    for sent, does in ((signal.SIGTERM, "still ending, asked again"), (signal.SIGKILL, "killed, as it did not end")):
         if not left:
             break
-        progress(f"ending what does not stop by itself: {', '.join(sorted(left))}")
+        progress(f"{does}: {', '.join(sorted(left))}")
         for processes in left.values():
             for process in processes:
                 _send(process.pid, sent)
