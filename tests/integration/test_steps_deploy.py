@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlops_provider.core.evidence import Record
 from mlops_provider.core.names import Alias, Kind, Tag
 from mlops_provider.core.rollout import Traffic
 from mlops_provider.exceptions import (
@@ -253,6 +254,23 @@ def test_a_version_that_fails_under_traffic_is_rolled_back_for_good(world: World
     target.lying.clear()
     with pytest.raises(RolloutRefusedError, match="was rolled back on .* and does not return"):
         deployed(world, "2", target)
+
+
+def test_a_try_that_the_other_one_overtakes_at_the_end_succeeds_like_it(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled = deployed(world, "1", target)
+    find, asked = world.ledger.find, list[str]()
+
+    def before_the_other_one_promoted(kind: str, key: str) -> Record | None:
+        asked.append(kind)
+        return None if asked.count(Kind.PROMOTION) == 1 and kind == Kind.PROMOTION else find(kind, key)
+
+    monkeypatch.setattr(world.ledger, "find", before_the_other_one_promoted)
+
+    assert deployed(world, "1", target) == settled
+    assert Kind.PROMOTION in asked
+    assert len(world.ledger.history(Kind.PROMOTION, MODEL)) == 1
 
 
 def test_a_silent_server_pauses_the_rollout_without_blaming_the_version(world: World, target: InProcessTarget) -> None:

@@ -23,6 +23,7 @@ from mlops_provider.steps.traffic import ROLLBACK, Lever, Standing, champion
 from mlops_provider.steps.verification import Sample
 
 if TYPE_CHECKING:
+    from mlops_provider.core.evidence import Record
     from mlops_provider.core.origin import Origin
     from mlops_provider.spec import ModelSpec
     from mlops_provider.stores.replicas import Replica
@@ -104,17 +105,23 @@ class Release:
 
     def skip_if_over(self, traffic: Traffic) -> None:
         """Raise NothingToDo if the settled record is promoted, or came about by a rollback."""
-        promoted = self.stores.ledger.find(Kind.PROMOTION, f"{self.spec.name}:{traffic.generation}")
-        if promoted is not None or self.lever.strategy_of(traffic) == ROLLBACK:
+        self._skip_if(self._promoted(traffic) is not None, traffic)
+
+    def _promoted(self, traffic: Traffic) -> Record | None:
+        return self.stores.ledger.find(Kind.PROMOTION, f"{self.spec.name}:{traffic.generation}")
+
+    def _skip_if(self, promoted: bool, traffic: Traffic) -> None:
+        if promoted or self.lever.strategy_of(traffic) == ROLLBACK:
             raise NothingToDo(f"Version {self.version} of {self.spec.name!r} already has all traffic.")
 
     def finish(self, traffic: Traffic) -> Traffic:
         """Verify the settled record, project it into the registry, and note the promotion."""
         ledger, model, key = self.stores.ledger, self.spec.name, f"{self.spec.name}:{traffic.generation}"
-        promoted = ledger.find(Kind.PROMOTION, key)
+        promoted = self._promoted(traffic)
         if promoted is not None and promoted.payload["origin"] == self.origin.key:
             return traffic
-        self.skip_if_over(traffic)
+        # Not read again: the other try of this task may have promoted it meanwhile, and that is this one's success.
+        self._skip_if(promoted is not None, traffic)
         replicas = self.verify(traffic)
         before = champion(ledger, model, other_than=self.version)
         self.stores.registry.set_alias(model, Alias.CHAMPION, self.version)
