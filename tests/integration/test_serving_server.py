@@ -214,6 +214,7 @@ def test_without_any_version_it_lives_but_is_not_ready(own_world: World) -> None
     server = own_world.serve()
 
     assert server.get("/health").status_code == 200
+    wait_until(lambda: "deploy a version" in server.score().json()["message"], "the ledger to be read")
     for response in (server.get("/ready"), server.score()):
         assert response.status_code == 503
         assert "deploy a version" in response.json()["message"]

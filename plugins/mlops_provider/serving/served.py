@@ -56,7 +56,8 @@ class ServedModel:
         """
         snapshot = self.follower.snapshot
         if snapshot is None:
-            raise RefusedRequestError(f"No version of {self.model} is loaded yet: {self.follower.trouble}", 503)
+            why = self.follower.trouble or "the ledger is being read; ask again in a moment."
+            raise RefusedRequestError(f"No version of {self.model} is loaded yet: {why}", 503)
         return snapshot
 
     def answer(
