@@ -86,14 +86,24 @@ def kept(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Path:
     return kept
 
 
-@pytest.fixture
-def restored(kept: Path, tmp_path: Path) -> Place:
-    """It, in a place with other addresses."""
-    place = Place(tmp_path / "new")
+def restored_to(folder: Path, kept: Path) -> Place:
+    place = Place(folder)
     place.folder.mkdir()
     place.source.mkdir()
     restore(places_of(place), kept)
     return place
+
+
+@pytest.fixture
+def restored(kept: Path, tmp_path: Path) -> Place:
+    """It, in a place with other addresses."""
+    return restored_to(tmp_path / "new", kept)
+
+
+@pytest.fixture(scope="module")
+def standing(kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """The same, for tests that change nothing there."""
+    return restored_to(tmp_path_factory.mktemp("standing") / "new", kept)
 
 
 def test_after_a_restore_everything_works_as_before(restored: Place) -> None:
@@ -148,18 +158,18 @@ def test_what_was_kept_from_sqlite_is_restored_into_postgres_and_kept_from_there
     stores.ledger.close()
 
 
-def test_nothing_is_restored_into_a_place_that_is_in_use(restored: Place, kept: Path) -> None:
-    before = restored.stores().ledger.head()
+def test_nothing_is_restored_into_a_place_that_is_in_use(standing: Place, kept: Path) -> None:
+    before = standing.stores().ledger.head()
 
     with pytest.raises(ConfigurationError, match=r"the ledger .* has records; .* has files; .* MLflow's database has"):
-        restore(places_of(restored), kept)
+        restore(places_of(standing), kept)
 
-    assert restored.stores().ledger.head() == before
+    assert standing.stores().ledger.head() == before
 
 
-def test_a_backup_needs_a_folder_of_its_own(restored: Place, kept: Path) -> None:
+def test_a_backup_needs_a_folder_of_its_own(standing: Place, kept: Path) -> None:
     with pytest.raises(ConfigurationError, match="is not empty"):
-        backup(places_of(restored), kept)
+        backup(places_of(standing), kept)
 
 
 def others_at_work(monkeypatch: pytest.MonkeyPatch, **moments: Callable[[], object]) -> None:
@@ -408,10 +418,10 @@ def test_the_commands(
     assert "--registry-database" in capsys.readouterr().err
 
 
-def test_every_record_is_restored_as_it_was(kept: Path, restored: Place) -> None:
+def test_every_record_is_restored_as_it_was(kept: Path, standing: Place) -> None:
     records = [json.loads(line) for line in (kept / "ledger.jsonl").read_text().splitlines()]
 
-    assert [record.as_json() for record in restored.stores().ledger.records()] == records
+    assert [record.as_json() for record in standing.stores().ledger.records()] == records
     assert {record["kind"] for record in records} >= {Kind.GATE, Kind.REGISTRATION, Kind.TRAFFIC}
 
 
