@@ -125,6 +125,7 @@ class World:
 
     def validation(self) -> dict[str, Any]:
         payload = dict(self.stores.ledger.history(Kind.VALIDATION, "flight_delays")[-1].payload)
+        payload.pop("plan", None)  # what came in chunks says of which
         places = {name: payload.pop(name) for name in ("data", "clean", "quarantine", "report")}
         return payload | {"clean": places["clean"]["content"], "quarantine": places["quarantine"]["content"]}
 
