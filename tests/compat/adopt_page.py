@@ -5,48 +5,29 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shutil
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import material
-from environments import ROOT, Environment, stock
+from environments import ROOT
 
 from support.pages import blocks
 
 if TYPE_CHECKING:
-    from run import Table
+    from environments import Environment
+    from run import Cell
 
 PAGE = ROOT / "docs" / "adopt.md"
 LIMIT_SECONDS = 600
 """From `pip install` to a first verdict."""
 
 
-def follow(
-    label: str,
-    airflow: str,
-    python: str,
-    wheel: Path,
-    folder: Path,
-    addresses: dict[str, str],
-    table: Table,
-    again: str,
-) -> None:
+def follow(cell: Cell, base: Environment) -> None:
     """Do what the page says, block by block; time runs from its first command to its first verdict."""
-    environment = Environment(folder / f"{airflow}-page-{Path(python).parent.parent.name}")
-    work = environment.folder / "work"
-
-    def prepared() -> str:
-        environment.create(python)
-        environment.install(*stock(airflow), "apache-airflow-providers-sqlite")
-        environment.run("migrate", [str(environment.bin / "airflow"), "db", "migrate"])
-        work.mkdir()
-        return "a stock Airflow"
-
-    if not table.check(label, "before the page", prepared, again):
-        return
-    more = given(environment, wheel, folder, addresses)
+    environment, work = cell.environment, cell.environment.folder / "work"
+    environment.begin_as(base)
+    work.mkdir()
+    more = given(cell)
     began, verdicts = time.monotonic(), 0
     for number, block in enumerate(blocks(PAGE), 1):
         if block.path:
@@ -64,17 +45,17 @@ def follow(
             assert not failed, failed[-1]
             return f"{text.strip().splitlines()[-1][:60]}"
 
-        if not table.check(label, f"block {number}", command, again):
+        if not cell.check(f"block {number}", command):
             return
         verdicts += "airflow dags test" in block.text
         if verdicts == 1 and "airflow dags test" in block.text:
-            table.check(label, "first verdict", functools.partial(in_time, time.monotonic() - began), again)
-    shutil.rmtree(environment.folder / "venv", ignore_errors=True)
+            cell.check("first verdict", functools.partial(in_time, time.monotonic() - began))
 
 
-def given(environment: Environment, wheel: Path, folder: Path, addresses: dict[str, str]) -> dict[str, str]:
+def given(cell: Cell) -> dict[str, str]:
     """What a reader has of their own: the wheel at their index, connections to S3 and a database, an MLflow server."""
-    links = " ".join(filter(None, (os.environ.get("PIP_FIND_LINKS"), str(wheel.parent))))
+    environment, addresses = cell.environment, cell.given.addresses
+    links = " ".join(filter(None, (os.environ.get("PIP_FIND_LINKS"), str(cell.given.wheel.parent))))
     return {
         "AIRFLOW_HOME": str(environment.home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(environment.folder / "work" / "dags"),

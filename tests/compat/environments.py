@@ -1,4 +1,8 @@
-"""Clean environments: a new virtual environment each, stock Airflow first, then the wheel, as Airflow's users do it."""
+"""
+Clean environments: stock Airflow first, then the wheel, as Airflow's users do it.
+
+Stock Airflow is installed once for each version and interpreter; every environment begins as a copy of that one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 OWN = ("AIRFLOW_", "AWS_", "COMPAT_", "MLFLOW_", "MLOPS_", "PYTHON", "VIRTUAL_ENV")
 
 
@@ -74,6 +79,25 @@ class Environment:
         self.home.mkdir(parents=True)
         self.run("venv", [uv(), "venv", "--quiet", "--seed", "--python", python, str(self.folder / "venv")])
 
+    def begin_as(self, other: Environment) -> None:
+        """
+        Begin anew as a copy of another environment and of its Airflow's database.
+
+        Files are hard links: installers replace files, they don't write into them. What names its own place, the
+        scripts, is written anew.
+        """
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.home.mkdir(parents=True)
+        shutil.copytree(other.folder / "venv", self.folder / "venv", symlinks=True, copy_function=os.link)
+        for script in self.bin.iterdir():
+            if script.is_symlink() or not script.is_file():
+                continue
+            content, mode = script.read_bytes(), script.stat().st_mode
+            script.unlink()
+            script.write_bytes(content.replace(bytes(other.bin.parent), bytes(self.bin.parent)))
+            script.chmod(mode)
+        shutil.copy(other.home / "airflow.db", self.home)
+
     def install(self, *requirements: str) -> None:
         """Install with uv, which is quick; with pip where uv reaches no index."""
         by_uv = [uv(), "pip", "install", "--quiet", "--python", str(self.bin / "python"), *requirements]
@@ -130,11 +154,16 @@ class Environment:
 
 
 def stock(airflow: str) -> tuple[str, ...]:
-    """The newest patch of a minor version of Airflow; 3.2 with a bound that its constraint file has, and 3.3 itself."""
+    """
+    What installs the newest patch of a minor version of Airflow.
+
+    With the pins of the day it was released, if they are known here, as its constraint file has them; else with the
+    newest of everything.
+    """
     minor = int(airflow.split(".")[1])
-    newest = f"apache-airflow>=3.{minor},<3.{minor + 1}"
-    # With a newer FastAPI, the execution API of Airflow 3.2.2 does not start: "needs a discriminator field".
-    return (newest, "fastapi<0.137") if airflow == "3.2" else (newest,)
+    wanted = (f"apache-airflow>=3.{minor},<3.{minor + 1}", "apache-airflow-providers-sqlite")
+    pins = HERE / f"constraints-{airflow}.txt"
+    return ("-c", str(pins), *wanted) if pins.exists() else wanted
 
 
 def uv() -> str:

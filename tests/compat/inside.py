@@ -11,9 +11,10 @@ import inspect
 import json
 import os
 import sys
+import time
+import traceback
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
 
 
 def forms() -> str:
@@ -93,19 +94,23 @@ def versions() -> str:
     return json.dumps({name: found[name] for name in names if name in found})
 
 
-def main() -> int:
-    """Run one check and print what it found as the last line."""
-    check: Any = {"forms": forms, "imports": imports, "dag_runs": dag_runs, "versions": versions}[sys.argv[1]]
-    try:
-        said, good = check(), True
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
-        import traceback
+CHECKS = {"forms": forms, "imports": imports, "dag_runs": dag_runs, "versions": versions}
 
-        traceback.print_exc()
-        said, good = f"{type(error).__name__}: {error}", False
+
+def main() -> int:
+    """Run the checks that are named and print what they found as the last line."""
+    found = {}
+    for name in sys.argv[1:]:
+        began = time.monotonic()
+        try:
+            said, good = CHECKS[name](), True
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
+            traceback.print_exc()
+            said, good = f"{type(error).__name__}: {error}", False
+        found[name] = {"good": good, "said": said, "seconds": time.monotonic() - began}
     sys.stdout.flush()
-    print(json.dumps({"good": good, "said": said}), flush=True)
-    return 0 if good else 1
+    print(json.dumps(found), flush=True)
+    return 0 if all(each["good"] for each in found.values()) else 1
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "dag_runs",
             AIRFLOW_CONN_AWS_DEFAULT=material.aws_connection(address),
         )
-    runs: dict[str, Any] = json.loads(json.loads(said.splitlines()[-1])["said"])
+    runs: dict[str, Any] = json.loads(json.loads(said.splitlines()[-1])["dag_runs"]["said"])
     return runs
 
 
