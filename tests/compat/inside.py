@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import traceback
-from importlib.metadata import distributions
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 
@@ -58,6 +58,20 @@ def imports() -> str:
     return f"{len(classes)} operators"
 
 
+def examples() -> str:
+    """Airflow offers the example DAG beside its own, where examples are on; 3.2 does so for its own providers only."""
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+
+    os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "True"
+    found = {bundle.name: Path(bundle.path) for bundle in DagBundlesManager().get_all_dag_bundles()}
+    ours = found.get("airflow-provider-mlops-example-dags")
+    if ours is None:
+        assert version("apache-airflow-core") < "3.3", f"Airflow knows the bundles {', '.join(found)}"
+        return "to be copied"
+    assert ours.joinpath("example_mlops_gate.py").exists(), ours
+    return "shown by Airflow"
+
+
 def dag_runs() -> str:
     """Run each DAG named in COMPAT_DAGS to its end, as `airflow dags test` does, and give what its tasks returned."""
     from airflow.dag_processing.dagbag import DagBag
@@ -94,7 +108,7 @@ def versions() -> str:
     return json.dumps({name: found[name] for name in names if name in found})
 
 
-CHECKS = {"forms": forms, "imports": imports, "dag_runs": dag_runs, "versions": versions}
+CHECKS = {"examples": examples, "forms": forms, "imports": imports, "dag_runs": dag_runs, "versions": versions}
 
 
 def main() -> int:

@@ -41,6 +41,7 @@ EXTRAS = ("none", "tables", "validation", "training", "drift", "serving", "amazo
 PAGE, STOCK = "page", "stock"
 CHAIN = "chain"
 """All operators that need more than themselves."""
+EXAMPLE = "example_mlops_gate"
 STATES = "states.json"
 """How Airflow says that each task ended."""
 OLDEST_MLFLOW = ("mlflow==2.3.2", "setuptools<70", "sqlalchemy<2.1")  # what it was released with, and does not say
@@ -269,10 +270,11 @@ def one(cell: Cell, base: Environment) -> None:
         return
     cell.check("providers get", lambda: provider(environment))
     cell.check("airflow mlops", lambda: commands(environment))
-    found = cell.inside("versions", "forms", "imports")
+    found = cell.inside("versions", "forms", "imports", "examples")
     cell.check("versions", lambda: versions(said(found["versions"]), cell.airflow))
     cell.check("forms", lambda: said(found["forms"]))
     cell.check("imports", lambda: said(found["imports"]))
+    cell.check("example DAG", lambda: said(found["examples"]))
 
     def alone(*tasks: str) -> None:
         if cell.check("a foreign DAG", lambda: foreign(cell, tasks)):
@@ -363,12 +365,17 @@ def foreign(cell: Cell, tasks: Sequence[str]) -> str:
     dags = environment.home / "dags"
     dags.mkdir(exist_ok=True)
     shutil.copy(HERE / "dags" / "alone.py", dags)
+    wanted = ["alone"]
+    if cell.extra == NEEDS["gate"]:
+        (example,) = environment.folder.glob(f"venv/lib/python*/site-packages/mlops_provider/example_dags/{EXAMPLE}.py")
+        shutil.copy(example, dags)
+        wanted.append(EXAMPLE)
     found = cell.inside(
         "dag_runs",
         COMPAT_DATA=str(data),
         COMPAT_OUT=str(out),
         COMPAT_TASKS=",".join(tasks),
-        COMPAT_DAGS="alone",
+        COMPAT_DAGS=",".join(wanted),
         COMPAT_SOURCE_OLDEST=addresses["oldest_source"],
         COMPAT_SOURCE_NEWEST=addresses["newest_source"],
         AIRFLOW_CONN_WAREHOUSE=json.dumps({"conn_type": "sqlite", "host": str(data / "warehouse.db")}),
@@ -381,9 +388,12 @@ def foreign(cell: Cell, tasks: Sequence[str]) -> str:
     )["dag_runs"]
     if not found["good"]:
         raise FailedError(f"The DAG did not run: {found['said']}; log: {environment.folder}/dag_runs.log")
-    states: dict[str, str] = json.loads(found["said"])["alone"]["tasks"]
+    runs = json.loads(found["said"])
+    states: dict[str, str] = runs.pop("alone")["tasks"]
     (out / STATES).write_text(json.dumps(states))
-    return f"{len(states)} tasks"
+    for name, run in runs.items():
+        assert run["state"] == "success", f"{name} ended so: {run}"
+    return f"{len(states)} tasks{''.join(f', and {name}' for name in runs)}"
 
 
 def ended(out: Path, task: str, extra: str) -> str:

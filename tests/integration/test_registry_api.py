@@ -147,3 +147,13 @@ def test_a_password_without_a_login_is_sent_as_a_token(tmp_path: Path) -> None:
 def test_a_database_in_place_of_a_server_is_refused_in_words() -> None:
     with pytest.raises(ConfigurationError, match="must be that of an MLflow server"):
         RegistryApi("sqlite:////data/mlflow.db")
+
+
+def test_a_missing_connection_is_named_by_every_way_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLOPS_REGISTRY_URI", raising=False)
+
+    for conn_id, instead in (("mlops_registry", True), ("other_registry", False)):
+        for way in ("api", "client", "credentials", "address"):
+            with pytest.raises(ConfigurationError, match=f"Airflow has no connection '{conn_id}'") as refused:
+                getattr(RegistryHook(conn_id), way)
+            assert ("MLOPS_REGISTRY_URI" in str(refused.value)) is instead

@@ -50,14 +50,24 @@ class StoreHook(BaseHook):
         """
         if self.from_environment:
             return self.checked(os.environ[self.address_variable])
+        return self.checked(self.address_of(self.connection))
+
+    @property
+    def connection(self) -> Any:
+        """
+        The Airflow connection.
+
+        :raises ConfigurationError: There is none.
+        """
         try:
-            connection = self.get_connection(self.conn_id)
+            return self.get_connection(self.conn_id)
         except AirflowNotFoundException as missing:
+            default = self.conn_id == self.default_conn_name
+            instead = f", or set {self.address_variable} in the worker's environment" if default else ""
             raise ConfigurationError(
                 f"Airflow has no connection {self.conn_id!r}. Create it under Admin > Connections (type "
-                f"{self.conn_type!r}), or set {self.address_variable} in the worker's environment."
+                f"{self.conn_type!r}){instead}."
             ) from missing
-        return self.checked(self.address_of(connection))
 
     @property
     def from_environment(self) -> bool:

@@ -62,11 +62,15 @@ class RegistryHook(StoreHook):
 
     @property
     def credentials(self) -> tuple[str, str]:
-        """Login and password, or empty and an access token; from the connection, else from MLflow's variables."""
+        """
+        Login and password, or empty and an access token; from the connection, else from MLflow's variables.
+
+        :raises ConfigurationError: There is neither connection nor address. Not retried.
+        """
         if self.from_environment:
             login, password, token = (_own(f"MLFLOW_TRACKING_{name}") for name in ("USERNAME", "PASSWORD", "TOKEN"))
             return (login, password) if login else ("", token)
-        connection = self.get_connection(self.conn_id)
+        connection = self.connection
         return connection.login or "", connection.password or ""
 
     @property

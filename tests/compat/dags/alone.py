@@ -79,13 +79,14 @@ def others() -> list[type[BaseOperator]]:
 
 
 def arguments(operator: type[BaseOperator]) -> dict[str, str]:
-    """A text for each argument that must be given."""
+    """A text for each argument that must be given, and for the partition, which a run of this DAG has none of."""
     return {
         name: f"{DATA}/no-model.yaml" if name == "model_yaml" else "2013-01"
         for base in operator.__mro__
         if base.__module__.startswith("mlops_provider") and "__init__" in vars(base)
         for name, parameter in inspect.signature(base.__init__).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+        if parameter.kind is parameter.KEYWORD_ONLY
+        if parameter.default is parameter.empty or name == "partition"
     }
 
 
