@@ -26,6 +26,7 @@ ABSTRACT = {
     "MLOpsOperator",
     "ModelStepOperator",
     "PartitionStepOperator",
+    "RecordingOperator",
     "RegistryOperator",
     "ReportingOperator",
     "StepOperator",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DownstreamTasksSkipped
@@ -15,6 +15,8 @@ from mlops_provider.core.origin import Origin
 from mlops_provider.exceptions import NothingToDo, PermanentError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from airflow.sdk import Context
 
     from mlops_provider.core.chunks import ChunkResult
@@ -57,7 +59,7 @@ class MLOpsOperator(BaseOperator):
         """Leave *result* as the return value of a task that will not return."""
         context["ti"].xcom_push(key="return_value", value=result)
 
-    def stop_here(self, context: Context, result: Any) -> None:
+    def stop_here(self, context: Context, result: Any) -> NoReturn:
         """Succeed with *result*, but skip every task that directly follows: the answer was no."""
         self.leave(context, result)
         raise DownstreamTasksSkipped(tasks=sorted(self.downstream_task_ids))
@@ -139,6 +141,12 @@ def results(chunks: Sequence[Mapping[str, Any]] | None) -> list[ChunkResult] | N
     from mlops_provider.core.chunks import ChunkResult
 
     return None if chunks is None else [ChunkResult.from_json(each) for each in chunks]
+
+
+def data_time(context: Context) -> datetime | None:
+    """The moment that the run is about, if it is about one."""
+    dag_run: Any = context["dag_run"]
+    return getattr(dag_run, "logical_date", None)
 
 
 def origin_of(context: Context) -> Origin:

@@ -11,19 +11,18 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlops_provider.core import names
 from mlops_provider.core.references import AnyTable, FileTable, SqlTable
 from mlops_provider.exceptions import DataRejectedError, GateRejectedError
 from mlops_provider.hooks.ledger import LedgerHook
 from mlops_provider.links import ReportLink
-from mlops_provider.operators.base import MLOpsOperator
+from mlops_provider.operators.base import data_time
+from mlops_provider.operators.ledger import RecordingOperator
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from airflow.sdk import Context
 
     from mlops_provider.core.origin import Origin
+    from mlops_provider.exceptions import PermanentError
     from mlops_provider.stores.ledger import Ledger
     from mlops_provider.stores.reports import Reports
 
@@ -36,31 +35,31 @@ __all__ = [
 ]
 
 
-class TableOperator(MLOpsOperator):
+class TableOperator(RecordingOperator):
     """
-    A step that needs no store of the suite, and records what it finds where there is a ledger.
+    A check of tables that anybody wrote, recorded where there is a ledger.
 
     Without a connection (or ``MLOPS_LEDGER_URL``) for the default ledger, the evidence is in the task's return value
     and log, which say "not recorded".
-
-    :param model: What the check is about, such as the model's name; by default the DAG's ID. (templated)
-    :param ledger_conn_id: Connection of the ledger. (templated)
     """
-
-    template_fields: Sequence[str] = ("model", "ledger_conn_id")
-
-    def __init__(
-        self, *, model: str = "{{ dag.dag_id }}", ledger_conn_id: str = names.LEDGER_CONN, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
-        self.model = model
-        self.ledger_conn_id = ledger_conn_id
 
     @property
     def ledger(self) -> Ledger | None:
         """The ledger, if there is one."""
         hook = LedgerHook(self.ledger_conn_id)
         return hook.client if hook.configured else None
+
+    def given(self, context: Context, origin: Origin) -> dict[str, Any]:
+        """What every check takes beside its tables and limits."""
+        from mlops_provider.hooks import reading
+
+        return {
+            "read": reading.read,
+            "model": self.model,
+            "ledger": self.ledger,
+            "origin": origin,
+            "as_of": data_time(context),
+        }
 
     def told(self, found: Mapping[str, Any]) -> None:
         """Say where the evidence is; write it to the log if that is all there is of it."""
@@ -74,6 +73,19 @@ class TableOperator(MLOpsOperator):
             self.ledger_conn_id,
             json.dumps(found, indent=2, sort_keys=True),
         )
+
+    def concluded(
+        self, context: Context, verdict: dict[str, Any], rejection: type[PermanentError], *, fail: bool
+    ) -> dict[str, Any]:
+        """Give a verdict that is yes; with one that is no, fail the task, or skip what follows."""
+        self.log.info("%s", verdict["summary"])
+        self.told(verdict)
+        if verdict["passed"]:
+            return verdict
+        if fail:
+            self.leave(context, verdict)
+            raise rejection(verdict["summary"])
+        self.stop_here(context, verdict)
 
 
 class ReportingOperator(TableOperator):
@@ -99,6 +111,10 @@ class ReportingOperator(TableOperator):
         from mlops_provider.hooks.pages import pages
 
         return pages(self.reports_uri, self.aws_conn_id)
+
+    def given(self, context: Context, origin: Origin) -> dict[str, Any]:
+        """The same, and where the page goes."""
+        return super().given(context, origin) | {"pages": self.pages}
 
     def told(self, found: Mapping[str, Any]) -> None:
         """Say where the evidence and the page are."""
@@ -180,7 +196,6 @@ class GatePredictionsOperator(TableOperator):
         self.fail_on_reject = fail_on_reject
 
     def step(self, context: Context, origin: Origin) -> dict[str, Any]:
-        from mlops_provider.hooks import reading
         from mlops_provider.steps import predictions_gate as gate
 
         verdict = gate.gate_predictions(
@@ -194,23 +209,12 @@ class GatePredictionsOperator(TableOperator):
                 keys=tuple(self.keys),
                 block=self.block,
             ),
-            read=reading.read,
             policy=gate.policy(self.primary, self.limits, self.minimum_rows),
-            model=self.model,
             resamples=self.resamples,
             confidence=self.confidence,
-            ledger=self.ledger,
-            origin=origin,
-            as_of=data_time(context),
+            **self.given(context, origin),
         )
-        self.log.info("%s", verdict["summary"])
-        self.told(verdict)
-        if not verdict["passed"]:
-            if self.fail_on_reject:
-                self.leave(context, verdict)
-                raise GateRejectedError(verdict["summary"])
-            self.stop_here(context, verdict)
-        return verdict
+        return self.concluded(context, verdict, GateRejectedError, fail=self.fail_on_reject)
 
 
 class DetectTableDriftOperator(ReportingOperator):
@@ -269,13 +273,11 @@ class DetectTableDriftOperator(ReportingOperator):
         self.fail_on_alarm = fail_on_alarm
 
     def step(self, context: Context, origin: Origin) -> dict[str, Any]:
-        from mlops_provider.hooks import reading
         from mlops_provider.steps import table_drift
 
         verdict = table_drift.detect_table_drift(
             self.reference,
             self.current,
-            read=reading.read,
             numeric=tuple(self.numeric),
             categorical=tuple(self.categorical),
             policy=table_drift.policy(
@@ -285,11 +287,7 @@ class DetectTableDriftOperator(ReportingOperator):
                 minimum_rows=self.minimum_rows,
                 sample_rows=self.sample_rows,
             ),
-            model=self.model,
-            pages=self.pages,
-            ledger=self.ledger,
-            origin=origin,
-            as_of=data_time(context),
+            **self.given(context, origin),
         )
         for sentence in (*verdict["reasons"], *verdict["warnings"]):
             self.log.info("%s", sentence)
@@ -327,30 +325,7 @@ class ValidateTableOperator(ReportingOperator):
         self.fail_on_reject = fail_on_reject
 
     def step(self, context: Context, origin: Origin) -> dict[str, Any]:
-        from mlops_provider.hooks import reading
         from mlops_provider.steps import table_validation
 
-        verdict = table_validation.validate_table(
-            self.table,
-            self.expectations,
-            read=reading.read,
-            model=self.model,
-            pages=self.pages,
-            ledger=self.ledger,
-            origin=origin,
-            as_of=data_time(context),
-        )
-        self.log.info("%s", verdict["summary"])
-        self.told(verdict)
-        if not verdict["passed"]:
-            if self.fail_on_reject:
-                self.leave(context, verdict)
-                raise DataRejectedError(verdict["summary"])
-            self.stop_here(context, verdict)
-        return verdict
-
-
-def data_time(context: Context) -> datetime | None:
-    """The moment that the run is about, if it is about one."""
-    dag_run: Any = context["dag_run"]
-    return getattr(dag_run, "logical_date", None)
+        verdict = table_validation.validate_table(self.table, self.expectations, **self.given(context, origin))
+        return self.concluded(context, verdict, DataRejectedError, fail=self.fail_on_reject)
