@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import time
 from typing import TYPE_CHECKING
@@ -53,7 +52,7 @@ def follow(cell: Cell, base: Environment) -> None:
 
 
 def given(cell: Cell) -> dict[str, str]:
-    """What a reader has of their own: the wheel at their index, connections to S3 and a database, an MLflow server."""
+    """What a reader has of their own: the wheel at their index, a connection to S3, an MLflow server."""
     environment, addresses = cell.environment, cell.given.addresses
     links = " ".join(filter(None, (os.environ.get("PIP_FIND_LINKS"), str(cell.given.wheel.parent))))
     return {
@@ -61,9 +60,6 @@ def given(cell: Cell) -> dict[str, str]:
         "AIRFLOW__CORE__DAGS_FOLDER": str(environment.folder / "work" / "dags"),
         "PIP_FIND_LINKS": links,
         "AIRFLOW_CONN_AWS_DEFAULT": material.aws_connection(addresses["s3"]),
-        "AIRFLOW_CONN_WAREHOUSE": json.dumps(
-            {"conn_type": "sqlite", "host": str(environment.folder / "work" / "warehouse.db")}
-        ),
         "MLFLOW_TRACKING_URI": addresses["newest"],
         "SOURCE": addresses["newest_source"],
     }

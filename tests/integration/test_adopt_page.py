@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ from support.pages import blocks
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "adopt.md"
-RUN = ("first_gate", "gate_elsewhere", "first_drift_check", "first_validation", "first_decision")
+EXAMPLE = ROOT / "plugins" / "mlops_provider" / "example_dags" / "example_mlops_gate.py"
+RUN = ("first_gate", EXAMPLE.stem, "gate_elsewhere", "first_drift_check", "first_validation", "first_decision")
 """Every DAG of the page but the one that needs an MLflow server."""
 
 
@@ -29,6 +31,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             place = folder / block.path
             place.parent.mkdir(exist_ok=True)
             place.write_text(block.text, encoding="utf-8")
+    shutil.copy(EXAMPLE, folder / "dags")
     variables = {
         **os.environ,
         "AIRFLOW_HOME": str(folder),
@@ -37,6 +40,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "AIRFLOW_CONN_MLOPS_LEDGER": json.dumps({"conn_type": "mlops_ledger", "host": f"sqlite:///{folder}/ledger.db"}),
         "COMPAT_DAGS": ",".join(RUN),
         "PYTHONPATH": str(ROOT / "plugins"),
+        "TMPDIR": str(folder),
     }
 
     def python(*words: str, **more: str) -> str:
@@ -62,8 +66,8 @@ def test_every_dag_of_the_page_is_run_by_it() -> None:
     files = {Path(block.path).stem for block in blocks(PAGE) if block.path.startswith("dags/")}
     commands = "\n".join(block.text for block in blocks(PAGE) if block.language == "bash")
 
-    assert files == {*RUN, "first_version"}
-    assert all(f"airflow dags test {name}" in commands for name in files)
+    assert files | {EXAMPLE.stem} == {*RUN, "first_version"}
+    assert all(f"airflow dags test {name}" in commands for name in (*RUN, "first_version"))
 
 
 def test_every_run_of_the_page_succeeds(done: dict[str, Any]) -> None:
@@ -80,6 +84,7 @@ def test_the_page_shows_what_its_tasks_say(done: dict[str, Any]) -> None:
 
 def test_what_follows_a_passed_gate_and_an_alarm_runs(done: dict[str, Any]) -> None:
     assert done["first_gate"]["returned"]["use_the_new_model"] == "The candidate passed."
+    assert done[EXAMPLE.stem]["returned"]["use_the_candidate"] == "The candidate passed."
     assert done["first_drift_check"]["tasks"]["tell_somebody"] == "success"
 
 
