@@ -17,6 +17,7 @@ import argparse
 import functools
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -157,7 +158,9 @@ def main() -> int:
         finally:
             pool.shutdown(cancel_futures=True)
     print(f"\n{table.summary()}\n")
-    minutes = f"{(time.monotonic() - began) / 60:.1f} minutes"
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cores = (used.ru_utime + used.ru_stime) / 60
+    minutes = f"{(time.monotonic() - began) / 60:.1f} minutes ({cores:.1f} of processor time)"
     if table.failed:
         print(f"{len(table.failed)} checks failed in {minutes}: {', '.join(table.failed)}")
     else:

@@ -81,7 +81,7 @@ def others() -> list[type[BaseOperator]]:
 def arguments(operator: type[BaseOperator]) -> dict[str, str]:
     """A text for each argument that must be given, and for the partition, which a run of this DAG has none of."""
     return {
-        name: f"{DATA}/no-model.yaml" if name == "model_yaml" else "2013-01"
+        name: {"model_yaml": f"{DATA}/no-model.yaml", "of": "build_features"}.get(name, "2013-01")
         for base in operator.__mro__
         if base.__module__.startswith("mlops_provider") and "__init__" in vars(base)
         for name, parameter in inspect.signature(base.__init__).parameters.items()
