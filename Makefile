@@ -13,7 +13,7 @@ STORE ?= folder
 # test: what pytest should run, and how (make test TESTS=tests/unit ARGS="-x -k gate").
 TESTS ?= tests
 ARGS ?=
-# compat: which Airflow, Python and extra (`page`: docs/adopt.md); empty is all of them, most of an hour.
+# compat: which Airflow, Python and extra (`page`: docs/adopt.md); empty is all of them, 36 environments.
 AIRFLOW ?=
 PYTHONS ?=
 EXTRA ?=

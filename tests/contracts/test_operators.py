@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from importlib.metadata import distribution, packages_distributions
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,6 +166,14 @@ def test_every_entry_point_resolves() -> None:
     assert {point.group for point in points} == {"console_scripts", "apache_airflow_provider", "airflow.plugins"}
     for point in points:
         assert point.load() is not None
+
+
+def test_the_name_that_airflow_makes_of_the_distributions_leads_to_the_example_dags() -> None:
+    name = str(INFO["package-name"]).replace("-", "_")
+
+    (found,) = importlib.import_module(name).__path__
+
+    assert [path.stem for path in Path(found, "example_dags").glob("example_*.py")] == ["example_mlops_gate"]
 
 
 def test_no_module_is_named_like_a_dependency() -> None:

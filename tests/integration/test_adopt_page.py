@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,12 @@ def test_every_dag_of_the_page_is_run_by_it() -> None:
 
     assert files | {EXAMPLE.stem} == {*RUN, "first_version"}
     assert all(f"airflow dags test {name}" in commands for name in (*RUN, "first_version"))
+
+
+def test_the_page_names_the_oldest_mlflow_that_make_compat_tries() -> None:
+    (oldest,) = re.findall(r'"mlflow==([\d.]+)"', (ROOT / "tests" / "compat" / "run.py").read_text(encoding="utf-8"))
+
+    assert f"servers of MLflow {oldest}, the oldest" in PAGE.read_text(encoding="utf-8")
 
 
 def test_every_run_of_the_page_succeeds(done: dict[str, Any]) -> None:

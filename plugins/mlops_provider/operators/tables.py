@@ -80,12 +80,12 @@ class TableOperator(RecordingOperator):
         """Give a verdict that is yes; with one that is no, fail the task, or skip what follows."""
         self.log.info("%s", verdict["summary"])
         self.told(verdict)
-        if verdict["passed"]:
-            return verdict
-        if fail:
-            self.leave(context, verdict)
-            raise rejection(verdict["summary"])
-        self.stop_here(context, verdict)
+        if not verdict["passed"]:
+            if fail:
+                self.leave(context, verdict)
+                raise rejection(verdict["summary"])
+            self.stop_here(context, verdict)
+        return verdict
 
 
 class ReportingOperator(TableOperator):
