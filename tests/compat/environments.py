@@ -16,6 +16,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+LIMIT_SECONDS = 900
+"""Longest that one command may take; the slowest, a `pip install`, takes about a minute."""
 OWN = ("AIRFLOW_", "AWS_", "COMPAT_", "MLFLOW_", "MLOPS_", "PYTHON", "VIRTUAL_ENV")
 
 
@@ -116,24 +118,28 @@ class Environment:
 
         :param name: Name of the log.
         :return: What it printed.
-        :raises FailedError: It ended with another code than *ok*.
+        :raises FailedError: It ended with another code than *ok*, or not at all.
         """
         log = self.folder / f"{name}.log"
         with log.open("a") as output:
             output.write(f"$ {' '.join(command)}\n")
-        done = subprocess.run(
-            list(command),
-            cwd=self.folder,
-            env=self.variables(more),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
+        shown = f"{Path(command[0]).name} {' '.join(command[1:4])}"
+        try:
+            done = subprocess.run(
+                list(command),
+                cwd=self.folder,
+                env=self.variables(more),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                check=False,
+                timeout=LIMIT_SECONDS,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise FailedError(f"`{shown}` did not end within {LIMIT_SECONDS} seconds.") from error
         with log.open("a") as output:
             output.write(done.stdout)
         if done.returncode not in ok:
-            shown = f"{Path(command[0]).name} {' '.join(command[1:4])}"
             raise FailedError(f"`{shown}` ended with {done.returncode}; log: {log}\n{done.stdout[-1500:]}")
         return done.stdout
 

@@ -369,7 +369,7 @@ def foreign(cell: Cell, tasks: Sequence[str]) -> str:
     dags.mkdir(exist_ok=True)
     shutil.copy(HERE / "dags" / "alone.py", dags)
     wanted = ["alone"]
-    if cell.extra == NEEDS["gate"]:
+    if cell.extra == NEEDS["gate"] and CHAIN in tasks:
         (example,) = environment.folder.glob(f"venv/lib/python*/site-packages/mlops_provider/example_dags/{EXAMPLE}.py")
         shutil.copy(example, dags)
         wanted.append(EXAMPLE)
