@@ -5,16 +5,20 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import great_expectations as gx
 import numpy as np
 import pandas as pd
 import pytest
+from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlops_provider.adapters import validation
+from mlops_provider.adapters import checks, chunk_validation
+from mlops_provider.adapters.chunk_validation import check_chunk, conclude
 from mlops_provider.adapters.expectations import Expectation, Validation
-from mlops_provider.adapters.validation import check_chunk, conclude, validate
+from mlops_provider.adapters.validation import validate
 from mlops_provider.core.references import TableRef
 from mlops_provider.stores.rows import Rows
 from mlops_provider.stores.tables import Tables
@@ -179,10 +183,77 @@ def test_each_expectation_says_the_same_of_bad_rows(tmp_path: Path, kind: str, k
 def test_many_repeated_keys_are_looked_at_a_bounded_number_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validation, "_KEYS_AT_ONCE", 70)
-    monkeypatch.setattr(validation, "_SUSPECTS_AT_ONCE", 20)
+    monkeypatch.setattr(chunk_validation, "_KEYS_AT_ONCE", 70)
+    monkeypatch.setattr(chunk_validation, "_SUSPECTS_AT_ONCE", 20)
     frame = pd.DataFrame({"name": [f"n{row % 150}" for row in range(400)], "size": [float(r % 7) for r in range(400)]})
     rows, whole = stored(tmp_path, frame)
     declared = [expectation("expect_column_values_to_be_unique", column="name")]
 
     assert_same(in_chunks(rows, declared, [100, 101, 300]), validate(whole, declared))
+
+
+def verdicts_of_great_expectations(frame: pd.DataFrame, declared: list[Expectation]) -> list[tuple[bool, Any]]:
+    """What Great Expectations' own front door says of all rows at once: met or not, and how many rows break it."""
+    suite = gx.ExpectationSuite(
+        "declared",
+        expectations=[
+            ExpectationConfiguration(type=each.type, kwargs=dict(each.kwargs), meta={"index": index}).to_domain_obj()
+            for index, each in enumerate(declared)
+        ],
+    )
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    context.suites.add(suite)
+    asset = context.data_sources.add_pandas("frame").add_dataframe_asset("frame")
+    batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
+    found = {each.expectation_config.meta["index"]: each for each in batch.validate(suite).results}
+    return [
+        (
+            bool(found[index].success),
+            found[index].result.get("unexpected_count") if "element_count" in found[index].result else None,
+        )
+        for index in range(len(declared))
+    ]
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    frame=tables(),
+    declared=expectations,
+    cuts=st.lists(st.integers(0, 50), max_size=3),
+    at_once=st.sampled_from([3, 16]),
+)
+def test_chunks_and_stretches_give_the_verdicts_of_great_expectations_front_door(
+    tmp_path_factory: pytest.TempPathFactory,
+    frame: pd.DataFrame,
+    declared: list[Expectation],
+    cuts: list[int],
+    at_once: int,
+) -> None:
+    rows, whole = stored(tmp_path_factory.mktemp("tables"), frame)
+    expected = verdicts_of_great_expectations(whole, declared)
+
+    with mock.patch.object(checks, "_AT_ONCE", at_once):
+        found = in_chunks(rows, declared, cuts).outcomes
+
+    for outcome, (met, breaking) in zip(found, expected, strict=True):
+        assert outcome.met == met, outcome
+        if breaking is not None and outcome.checked and outcome.expectation.type not in checks.REPEATED_KEYS:
+            assert outcome.failing == breaking, outcome
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Great Expectations' own, of conditions given as text
+def test_a_repeated_key_under_a_condition_is_told_apart_in_chunks_too(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"name": ["a", "a", "b", "b", "c"], "size": [1.0, 1.0, 2.0, 3.0, 4.0]})
+    rows, whole = stored(tmp_path, frame)
+    declared = [
+        expectation(
+            "expect_column_values_to_be_unique",
+            column="name",
+            row_condition='col("size") > 0',
+            condition_parser="great_expectations",
+        )
+    ]
+
+    assert validate(whole, declared).rejected.tolist() == [1, 2, 3]
+    assert_same(in_chunks(rows, declared, [1, 3]), validate(whole, declared))

@@ -167,20 +167,31 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Keys:
+    """
+    The keys of a chunk's rows, without the rows that are left out because of missing values.
+
+    :param hashes: A hash per key, rising.
+    :param positions: Row of the chunk that each belongs to.
+    """
+
+    hashes: NDArray[np.uint64]
+    positions: NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """
     How one chunk did on the expectations that look at one row at a time.
 
     :param start: Row of the whole that is the chunk's first.
     :param parts: Per expectation, by its index.
-    :param keys: Per expectation about keys, a hash of each row's key.
-    :param ignored: Per expectation about keys, whether it leaves a row out because of missing values.
+    :param keys: Per expectation about keys, by its index.
     """
 
     start: int
     parts: Mapping[int, Part]
-    keys: Mapping[int, NDArray[np.uint64]]
-    ignored: Mapping[int, NDArray[np.bool_]]
+    keys: Mapping[int, Keys]
 
 
 class WholeRows(Protocol):

@@ -8,9 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from mlops_provider.adapters.expectations import Findings, Part
+from mlops_provider.adapters.expectations import Findings, Keys, Part
 from mlops_provider.core.chunks import ChunkResult, Target, ranges
 from mlops_provider.core.names import Kind
 from mlops_provider.core.references import TableRef
@@ -103,8 +101,8 @@ def cleared(*stagings: Staging) -> Iterator[None]:
 def keep(staging: Staging, found: Findings) -> str:
     """Write findings for the task that adds them up."""
     arrays: dict[str, NDArray[Any]] = {f"rows{number}": part.rows for number, part in found.parts.items()}
-    arrays |= {f"keys{number}": hashes for number, hashes in found.keys.items()}
-    arrays |= {f"ignored{number}": np.packbits(flags) for number, flags in found.ignored.items()}
+    for number, keys in found.keys.items():
+        arrays |= {f"hashes{number}": keys.hashes, f"positions{number}": keys.positions}
     about = {
         "parts": {
             number: {
@@ -142,9 +140,5 @@ def _findings(arrays: Mapping[str, Any], about: Mapping[str, Any], start: int) -
     return Findings(
         start=start,
         parts={int(number): Part(**values, rows=arrays[f"rows{number}"]) for number, values in about["parts"].items()},
-        keys={number: arrays[f"keys{number}"] for number in about["keys"]},
-        ignored={
-            number: np.unpackbits(arrays[f"ignored{number}"], count=len(arrays[f"keys{number}"])).astype(bool)
-            for number in about["keys"]
-        },
+        keys={number: Keys(arrays[f"hashes{number}"], arrays[f"positions{number}"]) for number in about["keys"]},
     )

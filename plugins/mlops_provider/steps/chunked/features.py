@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from mlops_provider.adapters import chunk_validation
 from mlops_provider.adapters import features as feature_frames
-from mlops_provider.adapters import validation as validations
 from mlops_provider.adapters.expectations import Expectation
 from mlops_provider.core import partitions
 from mlops_provider.core.chunks import Chunk, ChunkResult, digest_of_results
@@ -79,7 +79,7 @@ def work(spec: ModelSpec, stores: Stores, chunk: Chunk) -> ChunkResult:
         probed=_PROBED in chunk.about,
     )
     staging = Staging(stores.tables, chunk.target)
-    found = validations.check_chunk(computed, [_one_row_per_key(spec)], start=0)
+    found = chunk_validation.check_chunk(computed, [_one_row_per_key(spec)], start=0)
     piece = staging.stage(computed, index=chunk.index, start=chunk.start, missing_as_null=True)
     return ChunkResult(chunk, (piece,), (common.keep(staging, found),))
 
@@ -94,7 +94,7 @@ def finish(
 
     def settle() -> TableRef:
         found = common.Kept(staging, [(each.found[0], each.chunk.start) for each in chunks])
-        keys = validations.conclude([_one_row_per_key(spec)], found, staging.rows(pieces)).outcomes[0]
+        keys = chunk_validation.conclude([_one_row_per_key(spec)], found, staging.rows(pieces)).outcomes[0]
         if not keys.met:
             raise DataRejectedError(
                 f"The features of {spec.name} {partition} are not as declared: {keys.failing or 0:,} rows repeat the "

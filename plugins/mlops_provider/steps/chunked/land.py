@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mlops_provider.adapters import chunk_validation
 from mlops_provider.adapters import validation as validations
 from mlops_provider.core.chunks import Chunk, ChunkResult, digest_of_results
 from mlops_provider.core.names import Kind, Table, Task
@@ -55,7 +56,7 @@ def write(spec: ModelSpec, stores: Stores, chunk: Chunk, given: Iterable[pd.Data
     blocking = _blocking(spec)
     pieces, found, position = [], [], 0
     for number, frame in enumerate(_together(given, spec.chunk_rows or _ROWS_AT_ONCE)):
-        found.append(common.keep(staging, validations.check_chunk(frame, blocking, start=0)))
+        found.append(common.keep(staging, chunk_validation.check_chunk(frame, blocking, start=0)))
         start = position if chunk.index == 0 else -1
         pieces.append(staging.stage(frame, index=chunk.index, number=number, start=start))
         position += len(frame)
@@ -81,7 +82,7 @@ def finish(
         paths = [path for each in chunks for path in each.found]
         blocking = _blocking(spec)
         findings = common.Kept(staging, list(zip(paths, starts, strict=True)))
-        checked = validations.conclude(blocking, findings, staging.rows(pieces))
+        checked = chunk_validation.conclude(blocking, findings, staging.rows(pieces))
         if checked.blocking:
             data = {"source": "not landed"}
             said = verdicts.summary(spec, stores, partition, checked, blocking, origin=origin, data=data)

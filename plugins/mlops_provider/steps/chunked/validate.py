@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlops_provider.adapters import chunk_validation
 from mlops_provider.adapters import validation as validations
 from mlops_provider.core.chunks import Chunk, ChunkResult, Piece, digest_of_results
 from mlops_provider.core.names import Kind, Table, Task
@@ -58,8 +59,8 @@ def work(spec: ModelSpec, stores: Stores, chunk: Chunk) -> ChunkResult:
     staging = Staging(stores.tables, chunk.target)
     frame = _landed(stores, chunk).frame(chunk.start, chunk.stop)
     expectations = validations.load_expectations(spec.expectations_path)
-    found = validations.check_chunk(frame, expectations, start=chunk.start)
-    broken = np.isin(np.arange(len(frame)), validations.set_apart(found, expectations))
+    found = chunk_validation.check_chunk(frame, expectations, start=chunk.start)
+    broken = np.isin(np.arange(len(frame)), chunk_validation.set_apart(found, expectations))
     clean = staging.stage(frame[~broken], index=chunk.index, start=chunk.start)
     bad = staging.stage(frame[broken], index=chunk.index, number=1, as_it_is=True)
     return ChunkResult(chunk, (clean, bad), (common.keep(staging, found),))
@@ -83,11 +84,11 @@ def finish(
         rows = stores.tables.rows(landed)
         expectations = validations.load_expectations(spec.expectations_path)
         findings = common.Kept(places.clean, [(each.found[0], each.chunk.start) for each in chunks])
-        checked = validations.conclude(expectations, findings, rows)
+        checked = chunk_validation.conclude(expectations, findings, rows)
         said = verdicts.summary(spec, stores, partition, checked, expectations, origin=origin, data=landed.as_json())
         if checked.blocking:
             raise verdicts.refused(spec, stores, partition, checked, said, origin=origin)
-        alone = (validations.set_apart(found, expectations) for found in findings)
+        alone = (chunk_validation.set_apart(found, expectations) for found in findings)
         divided = [_divided(places, each, rows, checked, known) for each, known in zip(chunks, alone, strict=True)]
         quarantine: Written | None = None
         if len(checked.rejected) or stores.tables.exists(table):
