@@ -27,7 +27,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 # The folders that volumes are mounted on exist and belong to the user: a new volume takes over both.
 RUN useradd --uid 50000 --create-home airflow \
     && install -d -o airflow -g airflow /opt/airflow /opt/airflow/auth /opt/airflow/config /opt/airflow/logs \
-       /srv/mlops /srv/mlops/artifacts /srv/mlops/evidently /srv/mlops/spool /srv/mlops/tables
+       /srv/mlops /srv/mlops/evidently /srv/mlops/spool
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /opt/airflow
 COPY --chown=airflow airflow_settings.yaml ./

@@ -53,7 +53,7 @@ demo: $(STACK)  ## replay real months through Airflow and leave the stack up (US
 up: $(STACK)  ## start Airflow, MLflow, the model server and the Evidently UI on 127.0.0.1 (STORE=s3)
 	@$(BIN)/mlops up --store $(STORE)
 
-cluster: setup  ## start the services of docker-compose.yaml without Docker: Celery, Postgres, Redis, two model servers
+cluster: setup-dev  ## start the services of docker-compose.yaml without Docker: Celery, Postgres, Redis, S3, two model servers
 	@$(BIN)/mlops up --cluster --timeout 600
 
 down:  ## stop exactly what `up`, `demo` or `cluster` started

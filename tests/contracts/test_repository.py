@@ -209,32 +209,34 @@ def test_no_module_takes_the_name_of_a_library() -> None:
 
 
 def compose_config(
-    *arguments: str, environment: dict[str, str], file: Path = ROOT / "docker-compose.yaml"
+    *arguments: str, env_file: Path | str = os.devnull, file: Path = ROOT / "docker-compose.yaml"
 ) -> subprocess.CompletedProcess[str]:
     """Run Compose's own check on a file, with nothing of the machine's environment."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         pytest.skip("the wheel's Compose is for Linux on x86-64")
-    command = (str(COMPOSE), "--file", str(file), "--env-file", os.devnull, "config", *arguments)
-    return subprocess.run(command, cwd=file.parent, env=environment, capture_output=True, text=True, check=False)
+    command = (str(COMPOSE), "--file", str(file), "--env-file", str(env_file), "config", *arguments)
+    return subprocess.run(command, cwd=file.parent, env={}, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
-def required() -> dict[str, str]:
-    """Every variable that .env.example asks to fill in."""
-    asked = re.findall(r"^(\w+)=$", (ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE)
-    return dict.fromkeys(asked, "filled-in")
+def env_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``.env.example``, filled in."""
+    example = (ROOT / ".env.example").read_text(encoding="utf-8")
+    file = tmp_path_factory.mktemp("compose") / ".env"
+    file.write_text(re.sub(r"^(\w+)=$", r"\1=filled-in", example, flags=re.MULTILINE), encoding="utf-8")
+    return file
 
 
 @pytest.fixture(scope="module")
-def composed(required: dict[str, str]) -> dict[str, Any]:
-    run = compose_config("--format", "json", environment=required)
+def composed(env_file: Path) -> dict[str, Any]:
+    run = compose_config("--format", "json", env_file=env_file)
     assert run.returncode == 0, run.stderr
     result: dict[str, Any] = json.loads(run.stdout)
     return result
 
 
-def test_compose_accepts_its_file_without_a_warning(required: dict[str, str]) -> None:
-    run = compose_config("--quiet", environment=required)
+def test_compose_accepts_its_file_without_a_warning(env_file: Path) -> None:
+    run = compose_config("--quiet", env_file=env_file)
 
     assert (run.returncode, run.stderr) == (0, "")
 
@@ -243,14 +245,17 @@ def test_compose_would_not_accept_any_file(tmp_path: Path) -> None:
     wrong = tmp_path / "docker-compose.yaml"
     wrong.write_text("services: {one: {image: x, comand: y}}", encoding="utf-8")
 
-    assert compose_config("--quiet", environment={}, file=wrong).returncode != 0
+    assert compose_config("--quiet", file=wrong).returncode != 0
 
 
-def test_every_secret_of_compose_must_be_given(required: dict[str, str]) -> None:
-    for name in required:
-        without = {key: value for key, value in required.items() if key != name}
+def test_every_secret_of_compose_must_be_given(env_file: Path, tmp_path: Path) -> None:
+    given = env_file.read_text(encoding="utf-8").splitlines()
+    secret = [line.partition("=")[0] for line in given if line.endswith("=filled-in")]
+    for name in (*secret, "MLOPS_BUCKET", "AIRFLOW_CONN_MLOPS_AWS"):
+        without = tmp_path / name
+        without.write_text("\n".join(line for line in given if not line.startswith(f"{name}=")), encoding="utf-8")
 
-        run = compose_config("--quiet", environment=without)
+        run = compose_config("--quiet", env_file=without)
 
         assert run.returncode != 0, f"{name} has a default"
         assert name in run.stderr
@@ -266,24 +271,31 @@ def test_compose_publishes_on_the_loopback_interface_only(composed: dict[str, An
 def test_every_service_of_compose_is_health_checked(composed: dict[str, Any]) -> None:
     unchecked = {name for name, service in composed["services"].items() if "healthcheck" not in service}
 
-    assert unchecked == {"airflow-init"}  # it ends, and those who need it wait for its success
+    assert unchecked == {"airflow-init", "s3-bucket"}  # they end, and those who need them wait for their success
 
 
+@pytest.mark.parametrize("s3_in_memory", [True, False])
 def test_what_mlops_up_reads_in_the_compose_file_is_what_compose_reads(
-    composed: dict[str, Any], required: dict[str, str]
+    env_file: Path, tmp_path: Path, s3_in_memory: bool
 ) -> None:
-    services = compose_file.read(ROOT / "docker-compose.yaml", required)
+    chosen = tmp_path / ".env"
+    chosen.write_text(re.sub(r"COMPOSE_PROFILES=.*" if not s3_in_memory else "^$", "", env_file.read_text()))
+    composed = json.loads(compose_config("--format", "json", env_file=chosen).stdout)
+    services = compose_file.read(ROOT / "docker-compose.yaml", compose_file.variables(chosen))
 
+    assert ("s3" in services) == s3_in_memory
     assert services.keys() == composed["services"].keys()
     for name, found in composed["services"].items():
         read = services[name]
         assert list(read.command) == [word.replace("$$", "$") for word in found.get("command") or []]
-        assert read.environment == {key: value for key, value in found.get("environment", {}).items() if value}
+        environment = {key: value for key, value in found.get("environment", {}).items() if value is not None}
+        assert read.environment == environment
         assert read.published == {port["target"]: int(port["published"]) for port in found.get("ports", [])}
         assert read.mounts == {volume["target"]: volume["source"] for volume in found.get("volumes", [])}
         texts = {each["target"]: composed["configs"][each["source"]]["content"] for each in found.get("configs", [])}
         assert read.files == {target: text.replace("$$", "$") for target, text in texts.items()}
-        assert read.needs == {other: needed["condition"] for other, needed in found.get("depends_on", {}).items()}
+        needed = {other: need["condition"] for other, need in found.get("depends_on", {}).items()}
+        assert read.needs == {other: condition for other, condition in needed.items() if other in composed["services"]}
         health = [word.replace("$$", "$") for word in found.get("healthcheck", {}).get("test", [])]
         assert list(read.health.test if read.health else []) == health
         assert read.replicas == found.get("deploy", {}).get("replicas", 1)
@@ -312,12 +324,22 @@ def test_only_the_first_step_holds_the_login_that_owns_the_ledger(composed: dict
     assert owners == {"airflow-init"}
 
 
+def test_airflow_has_a_connection_to_s3_and_no_keys_of_its_own(composed: dict[str, Any]) -> None:
+    environments = {name: found.get("environment", {}) for name, found in composed["services"].items()}
+    airflow = {name for name, found in environments.items() if "AIRFLOW__CORE__EXECUTOR" in found}
+
+    assert {name for name, found in environments.items() if "AIRFLOW_CONN_MLOPS_AWS" in found} == airflow
+    assert {name for name, found in environments.items() if "AWS_SECRET_ACCESS_KEY" in found} == {
+        "s3-bucket", "mlflow", "model-server-1", "model-server-2",
+    }  # fmt: skip
+
+
 def test_the_contracts_name_every_setting_and_port(composed: dict[str, Any]) -> None:
     contracts = (ROOT / "docs" / "contracts.md").read_text(encoding="utf-8")
     code = "\n".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
     settings = set(re.findall(r"MLOPS_[A-Z]+(?:_[A-Z]+)*", code))
     settings |= {name for service in composed["services"].values() for name in service.get("environment", {})}
-    listed = compose_config("--variables", environment={}).stdout.splitlines()[1:]
+    listed = compose_config("--variables").stdout.splitlines()[1:]
     settings |= {line.split()[0] for line in listed if line.strip()}
     ports = {port["published"] for service in composed["services"].values() for port in service.get("ports", [])}
 

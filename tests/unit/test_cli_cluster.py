@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -53,7 +54,7 @@ def test_every_replica_of_every_service_is_a_process(services: Cluster) -> None:
         services.instances
     )
     assert services.instances["airflow-init"].runs_once
-    assert [name for name, each in services.instances.items() if each.runs_once] == ["airflow-init"]
+    assert [name for name, each in services.instances.items() if each.runs_once] == ["s3-bucket", "airflow-init"]
 
 
 def test_no_host_port_or_folder_of_a_container_is_left(services: Cluster) -> None:
@@ -83,7 +84,7 @@ def test_a_volume_is_one_folder_for_all_who_mount_it_and_hidden_from_the_rest(se
     spool = str(services.volume("spool"))
 
     assert {name for name, text in said(services).items() if f"MLOPS_SPOOL_DIR={spool}" in text} == {
-        "worker-1", "worker-2", "worker-3", "model-server-1", "model-server-2",
+        "model-server-1", "model-server-2",
     }  # fmt: skip
 
 
@@ -111,7 +112,8 @@ def test_folders_of_volumes_lead_from_the_container_and_the_dags_from_the_projec
 
 
 def test_the_same_secrets_come_each_time_and_each_is_its_own(home: Home) -> None:
-    one, two = (native.made_up(Secrets.of(home), ROOT / ".env.example") for _ in range(2))
+    asked = compose_file.variables(ROOT / ".env.example")
+    one, two = (native.made_up(Secrets.of(home), asked) for _ in range(2))
 
     assert one == two
     assert len(set(one.values())) == len(one) >= 10
@@ -164,3 +166,55 @@ def test_the_local_stack_and_the_cluster_do_not_run_beside_each_other(home: Home
     (home.run / "redis.pid").write_text("1\nlong ago\n/bin/redis\n")
     with pytest.raises(ConfigurationError, match="cluster is up"):
         up.already_up(home, fault="", store="folder")
+
+
+def test_s3_is_the_one_in_memory_whatever_keys_the_shell_has(home: Home) -> None:
+    cluster_of_somebody = Cluster(home, environment={"AWS_ACCESS_KEY_ID": "mine", "AWS_SESSION_TOKEN": "mine"})
+    s3 = f"http://127.0.0.1:{cluster_of_somebody.ports['s3:5000']}"
+
+    mlflow = cluster_of_somebody.instances["mlflow"].process.environment
+    worker = cluster_of_somebody.instances["worker-1"].process.environment
+
+    assert "mine" not in {*mlflow.values(), *worker.values()}
+    assert mlflow["AWS_ENDPOINT_URL"] == s3
+    assert json.loads(worker["AIRFLOW_CONN_MLOPS_AWS"])["extra"]["endpoint_url"] == s3
+    assert cluster_of_somebody.settings()["AWS_ENDPOINT_URL"] == s3
+    assert not [name for name in worker if name.startswith("AWS_")]
+
+
+def test_a_bucket_of_ones_own_takes_the_place_of_the_one_in_memory(home: Home) -> None:
+    own = {"COMPOSE_PROFILES": "", "MLOPS_BUCKET": "mine", "AIRFLOW_CONN_MLOPS_AWS": "aws://", "AWS_PROFILE": "unknown"}
+
+    found = Cluster(home, environment=own)
+
+    assert found.in_memory is None
+    assert "s3" not in cluster.ports(found)
+    assert found.settings()["MLOPS_TABLES_URI"] == "s3://mine/tables"
+    assert "AWS_ENDPOINT_URL" not in found.instances["mlflow"].process.environment
+
+
+def test_volumes_that_speak_of_tables_which_were_in_memory_are_discarded_and_others_never(home: Home) -> None:
+    in_memory = Cluster(home, environment={})
+    in_bucket = Cluster(home, environment={"COMPOSE_PROFILES": "", "MLOPS_BUCKET": "b", "AIRFLOW_CONN_MLOPS_AWS": "a"})
+    database = in_memory.volume("postgres") / "PG_VERSION"
+
+    for later in (in_memory, in_bucket):
+        cluster.discard_orphaned(in_memory)
+        database.parent.mkdir(parents=True)
+        database.touch()
+        cluster.discard_orphaned(later)
+        assert not database.exists()
+
+    database.parent.mkdir(parents=True)
+    database.touch()
+    cluster.discard_orphaned(in_bucket)
+    with pytest.raises(ConfigurationError, match="speak of tables in a bucket"):
+        cluster.discard_orphaned(in_memory)
+    assert database.exists()
+
+
+def test_a_cluster_whose_s3_has_ended_is_not_gone_on_with(services: Cluster) -> None:
+    services.missing_packages = list  # type: ignore[method-assign]
+
+    with pytest.raises(ConfigurationError, match="starts afresh"):
+        cluster.refuse(services, {"postgres", "redis"})

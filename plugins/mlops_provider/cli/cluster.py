@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
-from mlops_provider.cli import settings_file
+from mlops_provider.cli import local_aws, settings_file
 from mlops_provider.cli.home import SETTINGS_FILE, Home, Stack, write_private
 from mlops_provider.cli.native import FOREIGN, Cluster, Instance
 from mlops_provider.cli.processes import members, recorded, start, stop, tail
@@ -23,8 +23,14 @@ from mlops_provider.exceptions import ConfigurationError, StoreUnavailableError
 
 CHECKS_AT_ONCE = 3
 POLL_SECONDS = 0.2
-PUBLISHED = {"airflow": "api-server", "mlflow": "mlflow", "server": "model-proxy", "evidently": "evidently"}
-"""Service behind each port of the stack."""
+PUBLISHED = {
+    "airflow": "api-server",
+    "mlflow": "mlflow",
+    "server": "model-proxy",
+    "evidently": "evidently",
+    "s3": "s3",
+}
+"""Service behind each port of the stack; the last is there only while S3 is the one in memory."""
 
 
 def bring_up(home: Home, *, timeout: float) -> None:
@@ -45,6 +51,8 @@ def bring_up(home: Home, *, timeout: float) -> None:
     alive = end_halves(home)
     cluster = started_before(home) if alive else Cluster(home)
     refuse(cluster, alive)
+    if not alive:
+        discard_orphaned(cluster)
     prepare(cluster)
     remember(cluster)
     # What ends by itself has done its work when anything else of this cluster still runs.
@@ -62,9 +70,7 @@ def bring_up(home: Home, *, timeout: float) -> None:
         say("stopping what was started")
         stop_stack([each for each in recorded(home.run) if each.name in missing], home, progress=say)
         raise
-    Stack(
-        ports={name: cluster.published[service] for name, service in PUBLISHED.items()}, settings=cluster.settings()
-    ).write(home)
+    Stack(ports=ports(cluster), settings=cluster.settings()).write(home)
     say(f"everything is up after {time.monotonic() - began:.0f} s")
 
 
@@ -89,10 +95,41 @@ def refuse(cluster: Cluster, alive: set[str]) -> None:
         raise ConfigurationError(
             f"Nothing was started. Not installed: {programs}. On Debian or Ubuntu: apt install {' '.join(packages)}"
         )
-    free = {name: cluster.published[service] for name, service in PUBLISHED.items() if service not in alive}
-    refuse_taken(free)
+    if memory := cluster.in_memory:
+        local_aws.require()
+        if alive and memory.name not in alive:
+            raise ConfigurationError(
+                "The S3 of this cluster has ended, and the tables and models that were in its memory with it. Run "
+                "`mlops down`, then `mlops up --cluster`: it starts afresh."
+            )
+    refuse_taken({name: port for name, port in ports(cluster).items() if PUBLISHED[name] not in alive})
     if (settings := cluster.home.project / SETTINGS_FILE).exists():
         settings_file.load(settings, os.environ | cluster.settings())
+
+
+def discard_orphaned(cluster: Cluster) -> None:
+    """
+    Remove the volumes of an earlier cluster whose tables were in the memory of its S3: they speak of what is gone.
+
+    :raises ConfigurationError: The volumes speak of tables in a bucket, and these are to be in memory.
+    """
+    mark, database = _in_memory(cluster.home), cluster.volume("postgres") / "PG_VERSION"
+    if mark.exists():
+        say("the earlier cluster had its tables in memory: starting afresh")
+        shutil.rmtree(cluster.folder)
+    elif cluster.in_memory and database.exists():
+        raise ConfigurationError(
+            f"{cluster.folder} holds databases that speak of tables in a bucket. Name that bucket as before, or give "
+            "the cluster with S3 in memory a home of its own: MLOPS_HOME=.mlops-s3, here and in what you run beside it."
+        )
+    if cluster.in_memory:
+        cluster.folder.mkdir(exist_ok=True)
+        mark.touch()
+
+
+def ports(cluster: Cluster) -> dict[str, int]:
+    """Port of this machine by the name it has in a stack."""
+    return {name: port for name, service in PUBLISHED.items() if (port := cluster.published.get(service))}
 
 
 def prepare(cluster: Cluster) -> None:
@@ -123,7 +160,8 @@ def prepare(cluster: Cluster) -> None:
 
 def remember(cluster: Cluster) -> None:
     """Keep ports and settings, so that what has died is started again as it was, whatever the shell says by then."""
-    settings = {name: value for name, value in cluster.environment.items() if name.startswith(("MLOPS_", "AWS_"))}
+    prefixes = ("MLOPS_", "AWS_", "AIRFLOW_CONN_", "COMPOSE_PROFILES")
+    settings = {name: value for name, value in cluster.environment.items() if name.startswith(prefixes)}
     write_private(_started(cluster.home), json.dumps({"ports": cluster.ports, "environment": settings}, indent=2))
 
 
@@ -324,6 +362,11 @@ def _link(link: Path, target: Path) -> None:
         return
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(target)
+
+
+def _in_memory(home: Home) -> Path:
+    """There if the tables of this home's cluster were in memory."""
+    return home.root / "cluster" / "in_memory"
 
 
 def _started(home: Home) -> Path:

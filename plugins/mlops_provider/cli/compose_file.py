@@ -84,14 +84,27 @@ class Image:
 
 def read(path: Path, environment: Mapping[str, str]) -> dict[str, ComposeService]:
     """
-    Read the services of a Compose file.
+    Read the services of a Compose file, but for those of profiles that are not asked for.
 
-    :param environment: Where the file's variables are taken from.
+    :param environment: Where the file's variables are taken from; its ``COMPOSE_PROFILES`` names profiles.
     :raises ConfigurationError: A variable that the file asks for is not set.
     """
     content = _filled(yaml.load(path.read_text(encoding="utf-8"), Loader), environment)  # noqa: S506 - a safe loader
     texts = {name: config["content"] for name, config in content.get("configs", {}).items()}
-    return {name: _service(name, found, texts, environment) for name, found in content["services"].items()}
+    asked = set(environment.get("COMPOSE_PROFILES", "").split(","))
+    active = {
+        name: found
+        for name, found in content["services"].items()
+        if not found.get("profiles") or asked.intersection(found["profiles"])
+    }
+    return {name: _service(name, found, active, texts, environment) for name, found in active.items()}
+
+
+def variables(path: Path) -> dict[str, str]:
+    """Read a file of ``NAME=value`` lines, as Compose reads ``.env``; a value may stand in single quotes."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    found = (re.fullmatch(r"(\w+)=(?:'(.*)'|(.*))", line) for line in lines)
+    return {match[1]: match[2] if match[2] is not None else match[3] for match in found if match}
 
 
 def image(path: Path) -> Image:
@@ -120,7 +133,11 @@ def image(path: Path) -> Image:
 
 
 def _service(
-    name: str, found: Mapping[str, Any], texts: Mapping[str, str], environment: Mapping[str, str]
+    name: str,
+    found: Mapping[str, Any],
+    active: Mapping[str, Any],
+    texts: Mapping[str, str],
+    environment: Mapping[str, str],
 ) -> ComposeService:
     variables = {key: environment.get(key) if value is None else str(value) for key, value in
                  (found.get("environment") or {}).items()}  # fmt: skip
@@ -135,7 +152,7 @@ def _service(
         published=dict(_published(port) for port in found.get("ports", ())),
         mounts=dict(reversed(volume.split(":")[:2]) for volume in found.get("volumes", ())),
         files={config["target"]: texts[config["source"]] for config in found.get("configs", ())},
-        needs={key: value["condition"] for key, value in needs.items()},
+        needs={key: value["condition"] for key, value in needs.items() if key in active or value.get("required", True)},
         health=_health(found.get("healthcheck")),
         replicas=int(found.get("deploy", {}).get("replicas", 1)),
     )

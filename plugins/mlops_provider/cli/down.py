@@ -20,7 +20,7 @@ def main(arguments: argparse.Namespace) -> int:
         return 0
     with locked(home):
         began = time.monotonic()
-        known = recorded(home.run)
+        known, stack = recorded(home.run), Stack.read(home)
         stopped = stop_stack(known, home, progress=say)
         if left := [name for name, processes in members(known).items() if processes]:
             raise StoreUnavailableError(
@@ -29,7 +29,7 @@ def main(arguments: argparse.Namespace) -> int:
         Stack.forget(home)
     if stopped:
         stays = f"Data and logs stay in {home.root}."
-        if home.in_memory.exists():
+        if stack and stack.store == "s3":
             stays = "Tables, artifacts and task logs were in the memory of its S3 and are gone."
         print(f"Stopped {', '.join(stopped)} in {time.monotonic() - began:.0f} s. {stays}")
     else:

@@ -1,8 +1,8 @@
 """
-Amazon's services on the loopback interface, for ``mlops up --store s3``: moto, in memory.
+Amazon's services on the loopback interface, for ``mlops up --store s3`` and the S3 of a cluster: moto, in memory.
 
 Airflow's processes get no ``AWS_*`` variable: tasks, pages and task logs use the connection ``mlops_aws``, which
-Airflow reads from Secrets Manager. Programs outside Airflow (MLflow, the model server, ``mlops``) get the variables.
+``--store s3`` has in Secrets Manager. Programs outside Airflow (MLflow, the model server, ``mlops``) get the variables.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def require() -> None:
     """
     if find_spec("moto") is None:
         raise ConfigurationError(
-            "--store s3 needs moto, which is a development package: `make demo STORE=s3` installs it, or: "
+            "S3 in memory is moto's, a development package: `make demo STORE=s3` and `make cluster` install it, or: "
             "pip install 'moto[server]'."
         )
 

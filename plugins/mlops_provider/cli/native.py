@@ -28,6 +28,8 @@ FOREIGN = {
     "nginx": ("nginx", "nginx-light"),
 }
 """Program and Debian package that stand for an image that is not ours."""
+MOTO = "motoserver/moto"
+"""Image for which the Python package stands: S3 in memory."""
 _NGINX_TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 _PASSED_ON = ("LANG", "LC_ALL", "TMPDIR", "TZ")
 
@@ -68,7 +70,8 @@ class Cluster:
     containers folders of the home.
 
     :param ports: Port of this machine by service and port of the container, as an earlier start chose them.
-    :param environment: Where the file's variables are taken from, but for secrets.
+    :param environment: Where the file's variables are taken from, but for secrets. If it does not say
+        ``COMPOSE_PROFILES``, what ``.env.example`` says of S3 holds: the one in memory.
     :raises ConfigurationError: The project has no such file, or a variable of it is not set.
     """
 
@@ -76,14 +79,18 @@ class Cluster:
         self, home: Home, *, ports: Mapping[str, int] | None = None, environment: Mapping[str, str] = os.environ
     ) -> None:
         self.home = home
-        self.environment = environment
+        self.environment: Mapping[str, str] = environment
         file = home.project / "docker-compose.yaml"
         if not file.exists():
             raise ConfigurationError(f"There is no {file.name} in {home.project}: run this in the root of the project.")
         self.image = compose_file.image(home.project / "Dockerfile")
-        self.services = compose_file.read(
-            file, {**environment, **made_up(Secrets.of(home), home.project / ".env.example")}
-        )
+        example = compose_file.variables(home.project / ".env.example")
+        filled_in = made_up(Secrets.of(home), example)
+        if "COMPOSE_PROFILES" not in environment:
+            # Whole: keys and addresses of somebody's shell do not belong to the example's bucket.
+            others = {name: value for name, value in environment.items() if not name.startswith("AWS_")}
+            self.environment = others | {name: value for name, value in example.items() if value}
+        self.services = compose_file.read(file, {**self.environment, **filled_in})
         self.ports = dict(ports or self._chosen_ports())
 
     @property
@@ -107,14 +114,28 @@ class Cluster:
         return {instance.name: instance for instance in found}
 
     def settings(self) -> dict[str, str]:
-        """The ``MLOPS_*`` variables of a worker: where commands of this machine find the cluster's stores."""
-        worker = next(each for each in self.instances.values() if each.service.name == "worker")
-        return {name: value for name, value in worker.process.environment.items() if name.startswith("MLOPS_")}
+        """
+        Where commands of this machine find the cluster's stores.
+
+        The ``MLOPS_*`` variables of a worker, and the ``AWS_*`` variables of MLflow: a worker has a connection instead.
+        """
+        environments = {each.service.name: each.process.environment for each in self.instances.values()}
+        return {
+            name: value
+            for service, prefix in (("worker", "MLOPS_"), ("mlflow", "AWS_"))
+            for name, value in environments[service].items()
+            if name.startswith(prefix)
+        }
 
     def missing_packages(self) -> list[str]:
         """Debian packages without whose programs it can't run."""
-        wanted = {FOREIGN[image] for image in map(_foreign, self.services.values()) if image}
+        wanted = {FOREIGN[image] for image in map(_foreign, self.services.values()) if image in FOREIGN}
         return sorted(package for program, package in wanted if not shutil.which(program, path=search_path()))
+
+    @property
+    def in_memory(self) -> Instance | None:
+        """The process that plays S3 in its memory; None if buckets are somewhere else."""
+        return next((each for each in self.instances.values() if _foreign(each.service) == MOTO), None)
 
     def volume(self, name: str) -> Path:
         """Folder of a volume."""
@@ -147,8 +168,9 @@ class Cluster:
         command = tuple(self._own(word, service, folder) for word in service.command) or self._command(service, folder)
         # A service that listens on its own name: `--host model-server-1`.
         command = tuple(LOOPBACK if pair == ("--host", service.name) else pair[1] for pair in pairwise(("", *command)))
-        user = "postgres" if _foreign(service) == "postgres" and os.getuid() == 0 else None
-        program = shutil.which(FOREIGN[image][0], path=search_path()) if (image := _foreign(service)) else None
+        image = _foreign(service)
+        user = "postgres" if image == "postgres" and os.getuid() == 0 else None
+        program = shutil.which(FOREIGN[image][0], path=search_path()) if image in FOREIGN else None
         process = Service(
             name, command, environment, self.home.logs / f"{name}.log", user=user, executable=program or sys.executable
         )
@@ -173,6 +195,8 @@ class Cluster:
                 )  # fmt: skip
             case "nginx":
                 return ("nginx", "-e", "stderr", "-c", str(folder / "nginx.conf"))
+            case name if name == MOTO:
+                return (sys.executable, "-m", "moto.server", "-H", LOOPBACK, "-p", str(self.published[service.name]))
         raise ConfigurationError(f"Service {service.name} has no command.")
 
     def files(self, instance: Instance) -> dict[Path, str]:
@@ -220,16 +244,15 @@ class Cluster:
         )
 
 
-def made_up(secrets: Secrets, example: Path) -> dict[str, str]:
-    """A value for everything that ``.env.example`` asks to fill in, the same each time."""
+def made_up(secrets: Secrets, example: Mapping[str, str]) -> dict[str, str]:
+    """A value for everything that ``.env.example`` leaves empty, the same each time."""
     known = {
         "AIRFLOW_FERNET_KEY": secrets.fernet_key,
         "AIRFLOW_JWT_SECRET": secrets.jwt_secret,
         "AIRFLOW_API_SECRET_KEY": secrets.api_secret_key,
         "MLOPS_ADMIN_PASSWORD": secrets.admin_password,
     }
-    asked = re.findall(r"^(\w+)=$", example.read_text(encoding="utf-8"), re.MULTILINE)
-    return {name: known.get(name) or _derived(secrets.jwt_secret, name) for name in asked}
+    return {name: known.get(name) or _derived(secrets.jwt_secret, name) for name, value in example.items() if not value}
 
 
 def search_path() -> str:
@@ -246,9 +269,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _foreign(service: ComposeService) -> str | None:
-    name = service.image.partition(":")[0]
-    return name if name in FOREIGN and not service.built else None
+def _foreign(service: ComposeService) -> str:
+    """Name of the image, if it is not the one that is built here."""
+    return "" if service.built else service.image.partition(":")[0]
 
 
 def _derived(secret: str, name: str) -> str:

@@ -15,7 +15,7 @@ from mlops_provider.exceptions import ConfigurationError
 
 FAULT = "MLOPS_DEMO_FAULT"
 STOPPED_FIRST = ("scheduler", "dag-processor", "triggerer", "worker")
-STOPPED_LAST = ("postgres", "redis")
+STOPPED_LAST = ("postgres", "redis", "s3")
 LOCAL_SETTINGS = '''"""Written by `mlops up`: the scheduler loads the ML libraries once, before it forks its workers."""
 
 __all__: list[str] = []

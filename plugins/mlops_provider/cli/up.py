@@ -42,8 +42,8 @@ def main(arguments: argparse.Namespace) -> int:
     fault = partitions.check(arguments.fault) if arguments.fault else ""
     if arguments.cluster and (fault or arguments.store != "folder"):
         raise ConfigurationError(
-            "--fault and --store are for the demonstration: the cluster takes the data as it is, and S3 from "
-            "MLOPS_TABLES_URI and MLOPS_ARTIFACTS_URI in the environment."
+            "--fault and --store are for the demonstration: the cluster takes the data as it is, and keeps it on S3, "
+            "as docs/operations.md says."
         )
     ports = configured_ports(store=arguments.store)
     if arguments.store == "s3":
