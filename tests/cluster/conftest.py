@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from support.cluster import PORTS, RunningCluster
 from support.stack import ROOT, free_port
@@ -36,9 +37,16 @@ def cluster() -> Iterator[RunningCluster]:
     (project / "dags").mkdir(parents=True)
     for file in [*(ROOT / "dags").glob("*.py"), *(HERE / "dags").glob("*.py")]:
         (project / "dags" / file.name).symlink_to(file)
+    chunks = project / "dags/in_chunks"
+    shutil.copytree(ROOT / "include/flight_delays", chunks, ignore=shutil.ignore_patterns("__pycache__"))
+    declaration = yaml.safe_load((chunks / "model.yaml").read_text())
+    declaration |= {"chunk_rows": 8192, "look_back_hours": 36}
+    declaration["resources"] |= {"build_features": {"queue": "heavy"}}
+    (chunks / "model.yaml").write_text(yaml.safe_dump(declaration))
+    (project / "dags/.airflowignore").write_text("in_chunks\n")
     for name in ("include", "airflow_settings.yaml", "docker-compose.yaml", "Dockerfile", ".env.example"):
         (project / name).symlink_to(ROOT / name)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_"))}
     environment |= {name: free_port() for name in PORTS.values()}
     environment |= {
         "MLOPS_HOME": str(folder / "home"),

@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from mlops_provider.core import partitions
 from mlops_provider.core.names import Kind, Table
+from mlops_provider.core.origin import Origin
+from mlops_provider.core.references import TableRef
 from mlops_provider.spec import load_spec
+from mlops_provider.steps import ingest as steps
 from mlops_provider.stores import predictions
-from support.cluster import RunningCluster
+from mlops_provider.stores.suite import Stores
+from support.cluster import KEYS, RunningCluster
 from support.stack import MODEL, ROOT, wait_until
 
 
@@ -34,12 +40,12 @@ def flights(cluster: RunningCluster, replayed: str) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in frame.dropna().head(4).to_dict("records")]
 
 
-def ingest(cluster: RunningCluster, month: str) -> str:
+def ingest(cluster: RunningCluster, month: str, dag_id: str = "flight_delays_ingest") -> str:
     """Start the ingestion of a month; those before it are there by then, as it begins with their history."""
     for earlier in partitions.between("2013-01", partitions.following(month, -1)):
         cluster.airflow.ingested(earlier)
     run_id = f"cluster-{month}"
-    cluster.airflow.start("flight_delays_ingest", run_id, partition_key=month).raise_for_status()
+    cluster.airflow.start(dag_id, run_id, partition_key=month).raise_for_status()
     return run_id
 
 
@@ -115,7 +121,6 @@ def test_a_killed_scheduler_goes_on_where_it_was(cluster: RunningCluster, replay
 def test_a_killed_replica_is_not_noticed_by_callers_and_no_answer_goes_unlogged(
     cluster: RunningCluster, flights: list[dict[str, Any]]
 ) -> None:
-    deliver(cluster)
     before = delivered(cluster)
 
     with ThreadPoolExecutor(4) as pool:
@@ -127,21 +132,16 @@ def test_a_killed_replica_is_not_noticed_by_callers_and_no_answer_goes_unlogged(
     wait_until(lambda: len(cluster.stores.ledger.replicas(MODEL)) >= 2, "both replicas to report")
 
     assert {answer.status_code for answer in answers} == {200}
-    deliver(cluster)
-    logged = delivered(cluster)
-    assert len(logged) == len(set(logged))
-    assert {answer.headers["X-MLOps-Request-Id"] for answer in answers} <= {request for request, _ in logged - before}
-
-
-def deliver(cluster: RunningCluster) -> None:
-    tables = cluster.stores.tables
-    spool = f"{cluster.settings['MLOPS_SPOOL_DIR']}/{MODEL}"
-    predictions.deliver(tables, tables.uri(MODEL, Table.PREDICTION_LOG), spool)
+    answered = {answer.headers["X-MLOps-Request-Id"] for answer in answers}
+    # A replica moves a segment to S3 some seconds after it was begun; the killed one does so when it is back.
+    wait_until(lambda: answered <= {request for request, _ in delivered(cluster) - before}, "all answers to be logged")
 
 
 def delivered(cluster: RunningCluster) -> set[tuple[str, int]]:
+    """Deliver what waits on S3; give the request and row of everything that is logged by then."""
     tables = cluster.stores.tables
     uri = tables.uri(MODEL, Table.PREDICTION_LOG)
+    predictions.deliver(tables, uri, f"{cluster.settings['MLOPS_SPOOL_URI']}/{MODEL}", cluster.s3)
     if tables.version(uri) is None:
         return set()
     frame = tables.read(uri, columns=["request_id", "row"])
@@ -180,3 +180,96 @@ def test_a_flushed_redis_loses_and_doubles_nothing(cluster: RunningCluster, repl
 
     assert cluster.airflow.finished("flight_delays_ingest", run_id, timeout=500) == "success"
     cluster.assert_nothing_lost_or_doubled("2013-07")
+
+
+IN_CHUNKS = "2013-08"
+
+
+@pytest.fixture(scope="session")
+def chunked(cluster: RunningCluster, replayed: str) -> str:
+    """A month that was ingested in chunks, while one of the workers that shared them was killed; the run's ID."""
+    run_id = ingest(cluster, IN_CHUNKS, "cluster_chunks_ingest")
+    workers = cluster.workers_of_all("cluster_chunks_ingest", run_id, "build_features_chunk", at_least=2)
+
+    cluster.kill_all_of(workers.pop())
+    cluster.restart()
+
+    assert cluster.airflow.finished("cluster_chunks_ingest", run_id, timeout=400) == "success"
+    return run_id
+
+
+def test_chunks_of_a_killed_worker_are_worked_on_again_and_the_month_equals_one_piece(
+    cluster: RunningCluster, chunked: str, tmp_path: Path
+) -> None:
+    chunks = cluster.airflow.mapped("cluster_chunks_ingest", chunked, "build_features_chunk")
+    names = [chunk["rendered_map_index"] for chunk in chunks]
+
+    assert (names[0].startswith("rows 1 to "), len(set(names)), len(names)) == (True, 4, 4)
+    assert {chunk["queue"] for chunk in chunks} == {"heavy"}
+    assert 2 in {chunk["try_number"] for chunk in chunks}
+    cluster.assert_nothing_lost_or_doubled(IN_CHUNKS)
+    assert contents(cluster.stores) == contents(one_piece(cluster, tmp_path))
+
+
+def contents(stores: Stores) -> dict[Table, str | None]:
+    """Hashes of what the month's tables hold."""
+    tables = (Table.RAW, Table.CLEAN, Table.QUARANTINE, Table.FEATURES)
+    return {table: stores.tables.content(stores.tables.uri(MODEL, table), IN_CHUNKS) for table in tables}
+
+
+def one_piece(cluster: RunningCluster, folder: Path) -> Stores:
+    """The same month, without a cut, by the same steps in this process, into tables beside the cluster's."""
+    declared = load_spec(cluster.project / "dags/in_chunks/model.yaml")
+    spec = declared.model_copy(update={"chunk_rows": None})
+    root = f"{cluster.settings['MLOPS_TABLES_URI']}-in-one-piece"
+    stores = Stores(tables_uri=root, ledger_url=f"sqlite:///{folder / 'ledger.db'}", s3=cluster.s3)
+    clean = cluster.stores.tables.uri(MODEL, Table.CLEAN)
+    theirs = TableRef(clean, cluster.stores.tables.version(clean) or 0, IN_CHUNKS)
+
+    landed = steps.land(spec, stores, IN_CHUNKS, origin=Origin("whole", "run", "land_data"))
+    steps.validate(spec, stores, IN_CHUNKS, landed, origin=Origin("whole", "run", "validate_data"))
+    # The cluster's clean rows: the month before lies beside them.
+    steps.build_features(spec, stores, IN_CHUNKS, theirs, origin=Origin("whole", "run", "build_features"))
+    stores.ledger.close()
+    return stores
+
+
+def test_scoring_in_chunks_predicts_what_one_piece_did(cluster: RunningCluster, chunked: str) -> None:
+    # The features of the chunks announced themselves as any do: scoring in one piece was started.
+    [whole] = [run for run in cluster.airflow.runs("flight_delays_score") if run["partition_key"] == IN_CHUNKS]
+    assert cluster.airflow.finished("flight_delays_score", whole["dag_run_id"]) == "success"
+    before = predicted(cluster)
+
+    cluster.airflow.start("cluster_chunks_score", "chunks", partition_key=IN_CHUNKS).raise_for_status()
+
+    assert cluster.airflow.finished("cluster_chunks_score", "chunks") == "success"
+    assert len(cluster.airflow.mapped("cluster_chunks_score", "chunks", "score_batch_chunk")) == 4
+    after = predicted(cluster)
+    assert {name.split("/")[0] for name in after["scored_by"]} == {"cluster_chunks_score"}
+    pd.testing.assert_frame_equal(before.drop(columns="scored_by"), after.drop(columns="scored_by"))
+
+
+def predicted(cluster: RunningCluster) -> pd.DataFrame:
+    tables = cluster.stores.tables
+    frame = tables.read(tables.uri(MODEL, Table.PREDICTIONS), partitions=[IN_CHUNKS])
+    return frame.sort_values(KEYS, ignore_index=True)
+
+
+def test_drift_in_chunks_is_that_of_one_piece(cluster: RunningCluster, chunked: str) -> None:
+    cluster.airflow.start("cluster_chunks_drift", "chunks", partition_key=IN_CHUNKS).raise_for_status()
+
+    assert cluster.airflow.finished("cluster_chunks_drift", "chunks") == "success"
+
+    names = [
+        each["rendered_map_index"]
+        for each in cluster.airflow.mapped("cluster_chunks_drift", "chunks", "detect_drift_chunk")
+    ]
+    assert names[0] == f"current {IN_CHUNKS}, rows 1 to 8,192"
+    records = cluster.stores.ledger.history(Kind.DRIFT, MODEL)
+    found = {
+        record.payload["origin"].split("/")[2]: record.payload
+        for record in records
+        if "cluster_chunks_drift" in record.payload["origin"]
+    }
+    told = ("rows", "columns", "alarm", "drifted", "reasons", "features", "reference", "predictions")
+    assert {name: found["detect_drift"][name] for name in told} == {name: found["in_one_piece"][name] for name in told}

@@ -14,11 +14,13 @@ from typing import Any
 
 import httpx
 import psutil
+from boto3.session import Session
 
 from mlops_provider.cli.cluster import started_before
 from mlops_provider.cli.home import Home
 from mlops_provider.cli.processes import Running, members, recorded
 from mlops_provider.core.names import Table
+from mlops_provider.stores.s3 import S3
 from mlops_provider.stores.suite import Stores
 from support.stack import MODEL, RunningStack, wait_until
 
@@ -27,6 +29,7 @@ PORTS = {
     "mlflow": "MLOPS_MLFLOW_PORT",
     "server": "MLOPS_SERVER_PORT",
     "evidently": "MLOPS_EVIDENTLY_PORT",
+    "s3": "MLOPS_MOTO_PORT",
 }
 KEYS = ["flight_date", "carrier", "flight", "origin"]
 
@@ -68,7 +71,18 @@ class RunningCluster:
             tables_uri=self.settings["MLOPS_TABLES_URI"],
             registry_uri=self.settings["MLOPS_REGISTRY_URI"],
             ledger_url=self.settings["MLOPS_LEDGER_URL"],
+            s3=self.s3,
         )
+
+    @cached_property
+    def s3(self) -> S3:
+        """The cluster's S3, as programs outside Airflow know it."""
+        session = Session(
+            self.settings["AWS_ACCESS_KEY_ID"],
+            self.settings["AWS_SECRET_ACCESS_KEY"],
+            region_name=self.settings["AWS_DEFAULT_REGION"],
+        )
+        return S3(session, endpoint_url=self.settings["AWS_ENDPOINT_URL"])
 
     @cached_property
     def airflow(self) -> RunningStack:
@@ -112,21 +126,35 @@ class RunningCluster:
 
     def worker_of(self, dag_id: str, run_id: str, task_id: str) -> str:
         """Wait for a task to run; give the worker that has it."""
-        found: list[str] = []
+        found: set[str] = set()
 
         def running() -> bool:
             task = self.airflow.tasks(dag_id, run_id).get(task_id, {})
-            if task.get("state") != "running":
-                return False
-            for part in recorded(self.home / "run"):
-                for process in members([part])[part.name] if part.name.startswith("worker") else ():
-                    if task["id"] in " ".join(_command_line(process)):
-                        found.append(part.name)
-                        return True
-            return False
+            found.update(self.workers_with([task] if task.get("state") == "running" else []))
+            return bool(found)
 
         wait_until(running, f"{task_id} to run", 180)
-        return found[0]
+        return found.pop()
+
+    def workers_of_all(self, dag_id: str, run_id: str, task_id: str, *, at_least: int) -> set[str]:
+        """Wait until mapped tasks run on several workers at once; give those."""
+        found: set[str] = set()
+
+        def running() -> bool:
+            tasks = self.airflow.mapped(dag_id, run_id, task_id)
+            found.clear()
+            found.update(self.workers_with([task for task in tasks if task["state"] == "running"]))
+            return len(found) >= at_least
+
+        wait_until(running, f"{task_id} to run on {at_least} workers at once", 180)
+        return found
+
+    def workers_with(self, tasks: list[dict[str, Any]]) -> set[str]:
+        """Workers that have a process of one of the tasks."""
+        workers = [part for part in recorded(self.home / "run") if part.name.startswith("worker")] if tasks else []
+        lines = {name: [" ".join(map(str, _command_line(each))) for each in processes] for name, processes in
+                 members(workers).items()}  # fmt: skip
+        return {name for name, found in lines.items() for line in found for task in tasks if task["id"] in line}
 
     def redis(self, *words: str) -> str:
         """Say something to the broker."""
@@ -136,7 +164,7 @@ class RunningCluster:
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
     def predict(self, rows: list[dict[str, Any]]) -> httpx.Response:
-        address = f"http://127.0.0.1:{self.environment['MLOPS_SERVER_PORT']}/invocations"
+        address = f"http://127.0.0.1:{self.environment['MLOPS_SERVER_PORT']}/models/{MODEL}/invocations"
         return httpx.post(address, json={"dataframe_records": rows}, timeout=30, trust_env=False)
 
     def assert_nothing_lost_or_doubled(self, month: str) -> None:

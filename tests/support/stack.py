@@ -82,6 +82,11 @@ class RunningStack:
         found = self.api.get(f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances").raise_for_status().json()
         return {task["task_id"]: task for task in found["task_instances"]}
 
+    def mapped(self, dag_id: str, run_id: str, task_id: str) -> list[dict[str, Any]]:
+        """The instances of a mapped task, in the order of their map index."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/listMapped"
+        return list(self.api.get(path, params={"limit": 100}).raise_for_status().json()["task_instances"])
+
     def finished(self, dag_id: str, run_id: str, timeout: float = 180) -> str:
         """Wait for the end of a run that may not exist yet; give its state."""
         found: dict[str, Any] = {}

@@ -11,6 +11,8 @@ from mlops_provider.core.references import TableRef
 
 BLOCK_ROWS = 8_192
 """Rows of the blocks that a content hash is made of; another number would give every content another hash."""
+PART, SIDE = "part", "side"
+"""What a step may want known about a chunk: the part of the source it reads, the side of a comparison it belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,15 @@ class Chunk(Payload):
     target: Target
     source: TableRef | None = None
     about: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def covers(self) -> str:
+        """What it is a share of, for a person: ``rows 1 to 8,192``, or the name of a part of the source."""
+        if part := self.about.get(PART):
+            return part
+        rows = f"rows {self.start + 1:,} to {self.stop:,}" if self.stop else "all rows"
+        side = f"{self.about[SIDE]} {self.source.partition}, " if SIDE in self.about and self.source else ""
+        return side + rows
 
 
 @dataclass(frozen=True, slots=True)

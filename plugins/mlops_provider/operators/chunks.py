@@ -75,6 +75,13 @@ class RunChunkOperator(ModelStepOperator):
         super().__init__(**kwargs)
         self.chunk = chunk
 
+    @property
+    def covers(self) -> str:
+        """What its chunk is a share of: the name of the mapped task in Airflow's pages."""
+        from mlops_provider.core.chunks import Chunk
+
+        return Chunk.from_json(self.chunk).covers
+
     def step(self, context: Context, origin: Origin) -> dict[str, Any]:
         from mlops_provider.core.chunks import Chunk
         from mlops_provider.steps import chunked

@@ -55,7 +55,10 @@ def chunks_of(model_yaml: str, step: Task, *, source: Any = None, after: BaseOpe
     plan = PlanChunksOperator(**{**declared, "task_id": plan_task(step)}, of=str(step), source=source)
     if after is not None:
         after >> plan
-    return RunChunkOperator.partial(**{**declared, "task_id": chunk_task(step)}).expand(chunk=plan.output).output
+    share = RunChunkOperator.partial(
+        **{**declared, "task_id": chunk_task(step)}, map_index_template="{{ task.covers }}"
+    )
+    return share.expand(chunk=plan.output).output
 
 
 def _comes_in_chunks(spec: ModelSpec, step: Task) -> bool:

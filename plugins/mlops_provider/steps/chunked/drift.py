@@ -10,7 +10,7 @@ import pandas as pd
 
 from mlops_provider.adapters import scoring
 from mlops_provider.adapters.sampling import bottom_k
-from mlops_provider.core.chunks import Chunk, ChunkResult
+from mlops_provider.core.chunks import SIDE, Chunk, ChunkResult
 from mlops_provider.core.names import Table, Task
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import DataRejectedError, SourceError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlops_provider.stores.suite import Stores
 
 Side = Literal["reference", "current", "predictions", "gate"]
-_SIDE, _VERSION = "side", "version"
+_VERSION = "version"
 _ROWS_AT_ONCE = 1_000_000
 
 
@@ -52,7 +52,7 @@ def plan(
     sides += [("gate", _of(made.features, made.gated_on))]
     chunks: list[Chunk] = []
     for side, table in sides:
-        about = {_SIDE: side, _VERSION: version}
+        about = {SIDE: side, _VERSION: version}
         chunks += [
             Chunk(Task.DETECT_DRIFT, partition, len(chunks) + index, start, stop, target, table, about)
             for index, (start, stop) in enumerate(common.cut(spec, len(stores.tables.rows(table))))
@@ -70,7 +70,7 @@ def work(spec: ModelSpec, stores: Stores, chunk: Chunk) -> ChunkResult:
 
 def tables(planned: Sequence[Chunk]) -> dict[str, TableRef]:
     """Table that each side is read from, one of them if it is several months; none if no model served the month."""
-    return {chunk.about[_SIDE]: chunk.source for chunk in planned if chunk.source is not None}
+    return {chunk.about[SIDE]: chunk.source for chunk in planned if chunk.source is not None}
 
 
 def samples(
@@ -88,7 +88,7 @@ def samples(
         given = [(each.chunk, staging.rows(each.pieces).frame()) for each in common.in_order(chunks) if each.pieces]
     parts: dict[str, list[pd.DataFrame]] = {}
     for chunk, frame in given:
-        parts.setdefault(chunk.about[_SIDE], []).append(frame)
+        parts.setdefault(chunk.about[SIDE], []).append(frame)
     return {side: _bottom(spec, pd.concat(part, ignore_index=True)) for side, part in parts.items()}
 
 
@@ -109,7 +109,7 @@ def _sample(spec: ModelSpec, stores: Stores, chunk: Chunk) -> pd.DataFrame:
     if chunk.source is None:
         raise SourceError("Which rows? A chunk of a sample names the table it is read from.")
     made = provenance(stores.ledger, spec.name, chunk.about[_VERSION])
-    columns = dict.fromkeys([*spec.keys, *_columns(spec, made, chunk.about[_SIDE])])
+    columns = dict.fromkeys([*spec.keys, *_columns(spec, made, chunk.about[SIDE])])
     return _bottom(spec, stores.tables.rows(chunk.source).frame(chunk.start, chunk.stop, columns=list(columns)))
 
 

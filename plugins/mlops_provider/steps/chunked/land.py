@@ -8,7 +8,7 @@ import pandas as pd
 
 from mlops_provider.adapters import chunk_validation
 from mlops_provider.adapters import validation as validations
-from mlops_provider.core.chunks import Chunk, ChunkResult, digest_of_results
+from mlops_provider.core.chunks import PART, Chunk, ChunkResult, digest_of_results
 from mlops_provider.core.names import Kind, Table, Task
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import SourceError
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from mlops_provider.spec import ModelSpec
     from mlops_provider.stores.suite import Stores
 
-_PART = "part"
 _ROWS_AT_ONCE = 262_144
 """Rows of a stream that are written at once, if ``chunk_rows`` does not say another number."""
 
@@ -37,7 +36,7 @@ def plan(
     """Name the parts of the source; a source without parts is one."""
     target = common.target(spec, stores, Table.RAW, partition, origin)
     parts = parts_of(spec, partition)
-    about = [{}] if parts is None else [{_PART: part} for part in parts]
+    about = [{}] if parts is None else [{PART: part} for part in parts]
     return [
         Chunk(Task.LAND_DATA, partition, index, start=0, stop=0, target=target, source=source, about=each)
         for index, each in enumerate(about)
@@ -46,7 +45,7 @@ def plan(
 
 def work(spec: ModelSpec, stores: Stores, chunk: Chunk) -> ChunkResult:
     """Read a part of the source and write it, a number of rows at a time."""
-    given = read_landing(spec, stores, chunk.partition, chunk.about.get(_PART))
+    given = read_landing(spec, stores, chunk.partition, chunk.about.get(PART))
     return write(spec, stores, chunk, iter([given]) if isinstance(given, pd.DataFrame) else given)
 
 
