@@ -10,6 +10,7 @@ import pytest
 import yaml
 from airflow.configuration import conf
 from airflow.providers_manager import ProvidersManager
+from airflow.sdk.module_loading import import_string
 from kubernetes_validate import ValidationError, validate
 
 from mlops_provider.core.names import Environment
@@ -53,6 +54,19 @@ def test_the_parts_of_a_pod_in_the_values_make_a_pod() -> None:
         for part in parts
     ]
 
+    server = VALUES["apiServer"]
+    pods[parts.index("apiServer")] = {
+        "initContainers": server["extraInitContainers"],
+        "containers": [
+            container
+            | {
+                "resources": server["resources"],
+                "volumeMounts": [*VALUES["volumeMounts"], *server["extraVolumeMounts"]],
+            }
+        ],
+        "volumes": [*VALUES["volumes"], *server["extraVolumes"]],
+    }
+
     for pod in pods:
         validate({"apiVersion": "v1", "kind": "Pod", "spec": pod}, KUBERNETES[1], strict=True)
 
@@ -90,6 +104,15 @@ def test_images_are_the_one_that_compose_builds() -> None:
     assert {*named, "{repository}:{tag}".format(**VALUES["images"]["airflow"])} == {ours}
 
 
+def test_the_values_name_a_login_manager_that_the_image_holds_and_a_file_it_can_write() -> None:
+    core = VALUES["config"]["core"]
+    assert import_string(core["auth_manager"]).__name__ == "SimpleAuthManager"
+
+    folder = str(Path(core["simple_auth_manager_passwords_file"]).parent)
+    [volume] = [mount["name"] for mount in VALUES["apiServer"]["extraVolumeMounts"] if mount["mountPath"] == folder]
+    assert "emptyDir" in next(each for each in VALUES["apiServer"]["extraVolumes"] if each["name"] == volume)
+
+
 def test_only_the_job_reads_the_login_that_owns_the_ledger() -> None:
     readers = [
         document["kind"]
@@ -104,6 +127,7 @@ def test_the_page_names_every_secret_and_setting() -> None:
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
     secrets = set(re.findall(r"mlops-(?:stores|settings|ledger)[\w-]*", str([*MANIFESTS, VALUES])))
     secrets |= {value for key, value in {**VALUES, **VALUES["data"]}.items() if key.endswith("SecretName")}
+    secrets |= {each["secret"]["secretName"] for each in VALUES["apiServer"]["extraVolumes"] if "secret" in each}
 
     assert {name for name in secrets if f"`{name}`" not in page} == set()
     assert {name for name in set(re.findall(r"MLOPS_\w+", page)) if name not in set(Environment)} == set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -145,6 +146,6 @@ def stop_stack(known: Sequence[Running], home: Home, *, progress: Callable[[str]
     """
     waves: tuple[list[Running], ...] = ([], [], [])
     for running in known:
-        part = running.name.rstrip("-0123456789")
+        part = re.sub(r"-\d+$", "", running.name)
         waves[0 if part in STOPPED_FIRST else 2 if part in STOPPED_LAST else 1].append(running)
     return [name for wave in waves for name in stop(wave, home.run, progress=progress)]
