@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 from airflow.sdk import DAG
+from jinja2.sandbox import SandboxedEnvironment
 
+from mlops_provider.operators.chunks import RunChunkOperator
 from mlops_provider.stages.ingest import ingest
 from mlops_provider.stages.monitor import monitor
 from mlops_provider.stages.score import score
@@ -56,6 +58,17 @@ def test_steps_fan_out_where_their_chunks_are_declared(
     for step in cut:
         assert f"{step}_chunk" in dag.get_task(step).upstream_task_ids
         assert dag.get_task(f"{step}_chunk").upstream_task_ids == {f"{step}_plan"}
+
+
+def test_mapped_tasks_are_named_after_what_they_cover(tmp_path: Path) -> None:
+    dag = built(declared(tmp_path, chunk_rows=9000))
+
+    [name] = {task.map_index_template for task in dag.tasks if task.is_mapped}
+    chunk = {"step": "score_batch", "partition": "2013-01", "index": 1, "start": 16_384, "stop": 20_000, "about": {},
+             "source": None, "target": {"table": "t", "partition": "2013-01", "sequence": 0, "run": "r"}}  # fmt: skip
+    task = RunChunkOperator(task_id="chunk", model_yaml="model.yaml", chunk=chunk)
+
+    assert SandboxedEnvironment().from_string(name).render(task=task) == "rows 16,385 to 20,000"
 
 
 def test_drift_waits_for_the_labels_before_it_plans(tmp_path: Path) -> None:

@@ -61,8 +61,7 @@ def bring_up(home: Home, *, timeout: float) -> None:
         for name, instance in cluster.instances.items()
         if name not in alive and not (instance.runs_once and alive)
     }
-    if not missing:
-        say("the cluster is already up")
+    say(f"starting {len(missing)} processes, which takes a minute or two" if missing else "the cluster is already up")
     try:
         with closing(_Start(cluster, missing, began)) as starting:
             starting.run(timeout)

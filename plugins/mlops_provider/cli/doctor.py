@@ -198,6 +198,8 @@ def addresses() -> Iterator[Finding]:
         Environment.LANDING_URI,
         Environment.SNS_TOPIC,
     }
+    if os.environ.get(Environment.SPOOL_URI):
+        optional.add(Environment.SPOOL_DIR)  # on the servers' machines; from S3 they are delivered
     missing = [variable for variable in Environment if not os.environ.get(variable) and variable not in optional]
     if missing:
         fix = "set them, declare Airflow connections, or run `mlops up`"

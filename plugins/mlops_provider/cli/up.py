@@ -49,15 +49,17 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.store == "s3":
         local_aws.require()
     home.make()
+    following = ""
     with locked(home):
         if arguments.cluster:
             from mlops_provider.cli import cluster
 
             cluster.bring_up(home, timeout=arguments.timeout)
+            following = "mlops replay --months 2: two months of the example through the chain"
         elif not already_up(home, fault=fault, store=arguments.store):
             discard_orphaned(home, store=arguments.store)
             bring_up(home, ports, fault=fault, timeout=arguments.timeout)
-    print(addresses(home))
+    print(addresses(home, following=following))
     return 0
 
 
@@ -267,15 +269,20 @@ def ready(client: httpx.Client, ports: Mapping[str, int], since: datetime) -> se
     return found
 
 
-def addresses(home: Home) -> str:
-    """Where everything is, and how to log in and stop."""
+def addresses(home: Home, *, following: str = "") -> str:
+    """
+    Where everything is, and how to log in and stop.
+
+    :param following: What to try next.
+    """
     stack = Stack.read(home)
     assert stack is not None
     lines = [f"{TITLES[name]:<14} {url(port)}" for name, port in stack.ports.items()]
     lines[0] += f"   user {ADMIN}, password {Secrets.of(home).admin_password}"
     if stack.store == "s3":
         lines.append(f"{'':<14} tables, artifacts and logs are in its memory: they end with `mlops down`")
-    return "\n".join(["", *lines, f"{'Logs':<14} {home.logs}", f"{'Stop':<14} mlops down", ""])
+    lines += [f"{'Logs':<14} {home.logs}", *([f"{'Next':<14} {following}"] if following else [])]
+    return "\n".join(["", *lines, f"{'Stop':<14} mlops down", ""])
 
 
 def say(line: str) -> None:
