@@ -20,23 +20,9 @@ from support.stack import ROOT, free_port
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[RunningCluster]:
-    """The suite's own DAGs, and those of the tests, on a cluster of their own; or one that is up, to try a test on."""
-    if there := os.environ.get("MLOPS_TEST_CLUSTER"):
-        ports = json.loads(Path(there, "run/stack.json").read_text())["ports"]
-        chosen = {PORTS[name]: str(port) for name, port in ports.items()}
-        running = RunningCluster(Path(there), ROOT, dict(os.environ) | chosen | {"MLOPS_HOME": there})
-        yield running
-        running.close()
-        return
-    # Not pytest's folder: Postgres does not run as root, and its user has to reach its data.
-    folder = Path(tempfile.mkdtemp(prefix="mlops-cluster-"))
-    folder.chmod(0o711)
+def make_project(folder: Path) -> Path:
+    """A project with the suite's own DAGs, and those of the tests; the flights are declared in chunks, too."""
     project = folder / "project"
-    (project / "dags").mkdir(parents=True)
-    for file in [*(ROOT / "dags").glob("*.py"), *(HERE / "dags").glob("*.py")]:
-        (project / "dags" / file.name).symlink_to(file)
     chunks = project / "dags/in_chunks"
     shutil.copytree(ROOT / "include/flight_delays", chunks, ignore=shutil.ignore_patterns("__pycache__"))
     declaration = yaml.safe_load((chunks / "model.yaml").read_text())
@@ -44,8 +30,28 @@ def cluster() -> Iterator[RunningCluster]:
     declaration["resources"] |= {"build_features": {"queue": "heavy"}}
     (chunks / "model.yaml").write_text(yaml.safe_dump(declaration))
     (project / "dags/.airflowignore").write_text("in_chunks\n")
+    for file in [*(ROOT / "dags").glob("*.py"), *(HERE / "dags").glob("*.py")]:
+        (project / "dags" / file.name).symlink_to(file)
     for name in ("include", "airflow_settings.yaml", "docker-compose.yaml", "Dockerfile", ".env.example"):
         (project / name).symlink_to(ROOT / name)
+    return project
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[RunningCluster]:
+    """A cluster of the tests' own; or one whose folder holds ``project`` and ``home`` and is up, to try a test on."""
+    if there := os.environ.get("MLOPS_TEST_CLUSTER"):
+        home, project = Path(there, "home"), Path(there, "project")
+        ports = json.loads((home / "run/stack.json").read_text())["ports"]
+        chosen = {PORTS[name]: str(port) for name, port in ports.items()}
+        running = RunningCluster(home, project, dict(os.environ) | chosen | {"MLOPS_HOME": str(home)})
+        yield running
+        running.close()
+        return
+    # Not pytest's folder: Postgres does not run as root, and its user has to reach its data.
+    folder = Path(tempfile.mkdtemp(prefix="mlops-cluster-"))
+    folder.chmod(0o711)
+    project = make_project(folder)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_"))}
     environment |= {name: free_port() for name in PORTS.values()}
     environment |= {
