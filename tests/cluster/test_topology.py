@@ -61,6 +61,20 @@ def test_two_months_go_through_the_cluster_and_a_version_is_served(cluster: Runn
     assert cluster.mlops("audit", "verify").returncode == 0
 
 
+def test_data_models_reports_and_task_logs_lie_in_the_bucket_and_nowhere_else(
+    cluster: RunningCluster, replayed: str
+) -> None:
+    bucket = cluster.settings["MLOPS_TABLES_URI"].removesuffix("/tables")
+
+    found = {part: cluster.s3.sizes(f"{bucket}/{part}") for part in ("tables", "tables/_reports", "artifacts", "logs")}
+    log = cluster.airflow.log("flight_delays_ingest", "replay__2013-01", "land_data")
+
+    assert all(found.values()), {part: len(objects) for part, objects in found.items()}
+    assert f"{bucket}/logs/" in log
+    assert "Landed 2013-01" in log
+    assert list((cluster.home / "cluster/volumes").rglob("*.parquet")) == []
+
+
 def test_the_proxy_answers_with_the_version_that_has_the_traffic(
     cluster: RunningCluster, flights: list[dict[str, Any]]
 ) -> None:
