@@ -250,8 +250,12 @@ def one_piece(cluster: RunningCluster, folder: Path) -> Stores:
 
 def test_scoring_in_chunks_predicts_what_one_piece_did(cluster: RunningCluster, chunked: str) -> None:
     # The features of the chunks announced themselves as any do: scoring in one piece was started.
-    [whole] = [run for run in cluster.airflow.runs("flight_delays_score") if run["partition_key"] == IN_CHUNKS]
-    assert cluster.airflow.finished("flight_delays_score", whole["dag_run_id"]) == "success"
+    def started() -> list[str]:
+        runs = cluster.airflow.runs("flight_delays_score")
+        return [run["dag_run_id"] for run in runs if run["partition_key"] == IN_CHUNKS]
+
+    wait_until(started, "the scoring to be started")
+    assert [cluster.airflow.finished("flight_delays_score", run_id) for run_id in started()] == ["success"]
     before = predicted(cluster)
 
     cluster.airflow.start("cluster_chunks_score", "chunks", partition_key=IN_CHUNKS).raise_for_status()
