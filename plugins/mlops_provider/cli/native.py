@@ -10,6 +10,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -145,11 +146,11 @@ class Cluster:
         names = "|".join(map(re.escape, self.services))
         everything = repr([replace(service, image="") for service in self.services.values()])
         used = {f"{name}:{port}" for name, port in re.findall(rf"(?<![\w.-])({names}):(\d+)(?![\w@])", everything)}
-        chosen = {}
-        for key in sorted(used | {f"{each.name}:{port}" for each in self.services.values() for port in each.published}):
-            name, _, port = key.partition(":")
-            chosen[key] = self.services[name].published.get(int(port)) or free_port()
-        return chosen
+        published = {
+            f"{each.name}:{port}": here for each in self.services.values() for port, here in each.published.items()
+        }
+        inner = sorted(used - set(published))
+        return published | dict(zip(inner, free_ports(len(inner)), strict=True))
 
     def _instance(self, service: ComposeService, name: str) -> Instance:
         folder = self.folder / name
@@ -262,11 +263,13 @@ def search_path() -> str:
     return os.pathsep.join([str(Path(sys.executable).parent), *system, "/usr/sbin", *map(str, postgres)])
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Different ports that nobody listens on."""
+    with ExitStack() as held:  # one that is let go of at once may be given again
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((LOOPBACK, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _foreign(service: ComposeService) -> str:
