@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from support.cluster import PORTS, RunningCluster
-from support.stack import ROOT, free_port
+from support.stack import ROOT
 
 HERE = Path(__file__).parent
 
@@ -53,7 +53,7 @@ def cluster() -> Iterator[RunningCluster]:
     folder.chmod(0o711)
     project = make_project(folder)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_"))}
-    environment |= {name: free_port() for name in PORTS.values()}
+    environment |= dict(zip(PORTS.values(), map(str, free_ports(len(PORTS))), strict=True))
     environment |= {
         "MLOPS_HOME": str(folder / "home"),
         "MLOPS_QUEUES": "default,heavy",
