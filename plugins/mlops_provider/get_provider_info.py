@@ -5,7 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 MODULES = "mlops_provider"
-STEPS = ("ingest", "score", "monitor", "chunks", "train", "deploy", "start", "promote", "tables", "ledger", "registry")
+STEPS = (
+    "ingest",
+    "score",
+    "monitor",
+    "chunks",
+    "train",
+    "segments",
+    "deploy",
+    "start",
+    "promote",
+    "tables",
+    "ledger",
+    "registry",
+)
 
 
 def get_provider_info() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -16,6 +17,7 @@ from mlops_provider import use_case
 from mlops_provider.checked_yaml import Document, Problem
 from mlops_provider.core import partitions
 from mlops_provider.core.drift import DriftPolicy
+from mlops_provider.core.evaluation import PARENT
 from mlops_provider.core.evidence import canonical
 from mlops_provider.core.fairness import measures_of
 from mlops_provider.core.gates import GatePolicy
@@ -40,6 +42,7 @@ from mlops_provider.spec_parts import (
     RetrainSpec,
     RolloutSpec,
     Search,
+    Segments,
     Source,
     Sources,
     Target,
@@ -63,6 +66,7 @@ class ModelSpec(Declared):
     :param label_lag_days: Days after the end of a month until all its labels are known.
     :param expectations: Expectations file, relative to the yaml.
     :param slices: Columns by which scores are also measured.
+    :param segments: A model of its own per value of a column, where it is better than the one of all rows.
     :param protected: Columns about people that fairness is judged by; text. They are kept in the features table;
         the model sees those that are also features.
     :param chunk_rows: Rows from which a partition is worked on in chunks of that size, each by a task of its own,
@@ -87,6 +91,7 @@ class ModelSpec(Declared):
     expectations: Text
     features: Features
     slices: Columns = ()
+    segments: Segments | None = None
     protected: Columns = ()
     seed: Annotated[int, Field(ge=0)] = 0
     search: Search = Search()
@@ -140,7 +145,8 @@ class ModelSpec(Declared):
     @property
     def gate_policy(self) -> GatePolicy:
         """What a candidate has to show."""
-        return self.gate.policy()
+        policy = self.gate.policy()
+        return dataclasses.replace(policy, not_worse_than=(PARENT,)) if self.segments else policy
 
     @property
     def drift_policy(self) -> DriftPolicy:
@@ -155,12 +161,23 @@ class ModelSpec(Declared):
     @property
     def digest(self) -> str:
         """SHA-256, in hex, of everything declared, defaults included."""
-        return hashlib.sha256(canonical(self.model_dump(mode="json")).encode()).hexdigest()
+        # A model without segments keeps the digest it had before there were any.
+        declared = self.model_dump(mode="json", exclude=None if self.segments else {"segments"})
+        return hashlib.sha256(canonical(declared).encode()).hexdigest()
 
     @property
     def code_digest(self) -> str:
         """SHA-256, in hex, of the use case's Python and YAML files as they are now."""
-        return use_case.code_digest(self.folder)
+        digests = [use_case.code_digest(folder) for folder in self.code_folders]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    @property
+    def code_folders(self) -> tuple[Path, ...]:
+        """Folders whose code it uses: its own, then those beside it."""
+        named = [reference for reference in self.functions.model_dump().values() if reference]
+        return tuple(
+            dict.fromkeys([self.folder, *sorted(use_case.folder_of(self.folder, reference) for reference in named)])
+        )
 
     def labels_known_at(self, partition: str) -> datetime:
         """When all labels of a partition are known: the data time of what is decided about it."""
@@ -213,6 +230,9 @@ def _column_problems(spec: ModelSpec) -> Iterator[Problem]:
     for index, column in enumerate(spec.protected):
         if column in spec.features.numeric:
             yield ("protected", index), f"{column!r} is a number: add a column of its bands, such as '30-39', as text."
+    if spec.segments and spec.segments.column not in spec.features.categorical:
+        there = ", ".join(spec.features.categorical) or "there is none"
+        yield ("segments", "column"), f"expected a categorical feature ({there}), got {spec.segments.column!r}."
     for index, column in enumerate(spec.monitoring.seasonal):
         if column not in spec.feature_columns:
             yield ("monitoring", "seasonal", index), f"expected a feature, got {column!r}."

@@ -103,6 +103,8 @@ class Functions(Declared):
     """
     The use case's functions, as ``file.py:function`` relative to the yaml.
 
+    ``../other/file.py:function`` is a function of the use case in the folder beside, which is used as it is.
+
     :param delivered: For a replay of history: what others would deliver for a partition.
     """
 
@@ -212,6 +214,30 @@ class Features(Declared):
             raise ValueError("expected at least one numeric or categorical column.")
         _distinct(columns)
         return self
+
+
+class Segments(Declared):
+    """
+    A model of its own for each value of a column, where it is shown better than the model of all rows, its parent.
+
+    ``segments: carrier`` is short for ``segments: {column: carrier}``.
+
+    :param column: A categorical feature.
+    :param minimum_rows: Rows that a segment needs to be judged, of those a child is fitted on and of those it is judged
+        on.
+    :param maximum: Segments at most; beyond it training is refused, for each of them is a task.
+    :param at_once: Segments trained side by side at most in one run.
+    """
+
+    column: Text
+    minimum_rows: Count = 1000
+    maximum: Annotated[int, Field(ge=1, le=1000)] = 100
+    at_once: Count = 2
+
+    @model_validator(mode="before")
+    @classmethod
+    def _column_alone(cls, given: object) -> object:
+        return {"column": given} if isinstance(given, str) else given
 
 
 class Search(Declared):

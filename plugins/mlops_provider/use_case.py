@@ -16,8 +16,13 @@ from mlops_provider.exceptions import SpecError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-REFERENCE = re.compile(r"(?P<file>[A-Za-z_]\w*(/[A-Za-z_]\w*)*)\.py:(?P<function>[A-Za-z_]\w*)")
-"""``data.py:land``, or ``sources/data.py:land``: a file below the folder, and a function in it."""
+REFERENCE = re.compile(
+    r"(?P<beside>\.\./[A-Za-z_]\w*/)?(?P<file>[A-Za-z_]\w*(/[A-Za-z_]\w*)*)\.py:(?P<function>[A-Za-z_]\w*)"
+)
+"""
+``data.py:land``, or ``sources/data.py:land``: a file below the folder, and a function in it. ``../other/data.py:land``
+is that of another use case, in the folder beside.
+"""
 
 
 def code_digest(folder: Path) -> str:
@@ -33,6 +38,12 @@ def code_digest(folder: Path) -> str:
     return total.hexdigest()
 
 
+def folder_of(folder: Path, reference: str) -> Path:
+    """Folder of the use case whose function a reference from *folder* names: itself, or one beside it."""
+    match = REFERENCE.fullmatch(reference)
+    return folder.parent / Path(match["beside"]).name if match and match["beside"] else folder
+
+
 def load_function(folder: Path, reference: str) -> Callable[..., Any]:
     """
     Load a function such as ``data.py:land`` from *folder*.
@@ -45,7 +56,7 @@ def load_function(folder: Path, reference: str) -> Callable[..., Any]:
     match = REFERENCE.fullmatch(reference)
     if match is None:
         raise SpecError(f"{folder}: expected file and function such as 'data.py:land', got {reference!r}.")
-    file, function = match["file"], match["function"]
+    folder, file, function = folder_of(folder, reference), match["file"], match["function"]
     if not (folder / f"{file}.py").is_file():
         raise SpecError(f"{folder / file}.py: there is no such file.")
     module = _import(folder, file)

@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 
 from mlops_provider.adapters.evaluation import CalibrationBin
-from mlops_provider.core.evaluation import Evaluation
+from mlops_provider.core.evaluation import PARENT, Evaluation
 from mlops_provider.core.fairness import MEASURES, RATES, Disparity
 from mlops_provider.core.gates import GatePolicy
 from mlops_provider.core.metrics import DIRECTIONS, METRICS, Interval, number, signed
@@ -101,9 +101,11 @@ def evaluation_page(
             "champion": "champion in service",
             "dummy": task.dummy,
             "linear": task.linear,
+            "parent": "its parent: one model for all",
         },
         differences=_differences(evaluation, policy),
         slices=_slices(evaluation, policy),
+        segments=_segments(evaluation),
         attributes=[_attribute(name, evaluation, policy, task) for name in evaluation.fairness.attributes],
         curve=_curve(calibration),
         calibration=calibration,
@@ -143,6 +145,23 @@ def _slices(evaluation: Evaluation, policy: GatePolicy) -> list[dict[str, object
             "held": held(each.rows),
         }
         for each in evaluation.slices
+    ]
+
+
+def _segments(evaluation: Evaluation) -> list[dict[str, object]]:
+    """Lay out who answers for each segment: those with a model of their own first, then by rows."""
+    own = [each for each in evaluation.segments if each.answered_by != PARENT]
+    known = [each.difference for each in own if each.difference is not None]
+    scale = _Scale.over(known, also=(0.0,)) if known else None
+    return [
+        {
+            "segment": each,
+            "own": each in own,
+            "bar": scale.bar(each.difference) if scale and each in own and each.difference else None,
+            "zero": scale.place(0.0) if scale else None,
+            "finding": _finding(each.difference) if each.difference else "",
+        }
+        for each in sorted(evaluation.segments, key=lambda one: (one.answered_by == PARENT, -one.rows, one.value))
     ]
 
 

@@ -25,7 +25,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 
-from mlops_provider.adapters import evaluation, tasks
+from mlops_provider.adapters import evaluation, segmented, tasks
 from mlops_provider.core.metrics import DIRECTIONS
 
 TRUSTED_TYPES = ("sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",)
@@ -233,14 +233,16 @@ def baselines(
 
 
 @functools.cache
-def pinned_requirements() -> tuple[str, ...]:
+def pinned_requirements(*, own: bool = False) -> tuple[str, ...]:
     """
     Exact versions of what is needed to load a stored model, from the installed packages.
 
     MLflow would find them out by loading the model in a fresh process, which takes seconds. These are the packages
     that scikit-learn models are stored and scored with, and what scikit-learn itself requires.
+
+    :param own: Whether the model holds types of this package.
     """
-    needed = set(_SERVING_PACKAGES)
+    needed = {*_SERVING_PACKAGES, segmented.DISTRIBUTION} if own else set(_SERVING_PACKAGES)
     for line in metadata.requires("scikit-learn") or ():
         requirement = Requirement(line)
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 
+_SEGMENT_ROWS = 20
+"""Rows that a segment of the sample needs: few, so that children are fitted, and enough to fit them."""
 _SERVER_SECONDS = 90.0
 """Longest wait for the model server to answer."""
 
@@ -61,6 +63,8 @@ def sample_of(spec: ModelSpec, *, rows: int, trials: int) -> ModelSpec:
     declared["gate"] |= {"mode": "dry_run", "mode_reason": "mlops ci judges a sample"}
     declared["rollout"] |= {"soak_seconds": 0.0}
     declared["monitoring"] |= {"minimum_rows": 1}
+    if spec.segments:
+        declared["segments"] |= {"minimum_rows": _SEGMENT_ROWS}
     small = SampledSpec.model_validate(declared)
     small._path, small._rows = spec.path, rows  # noqa: SLF001 - not declared in a yaml, hence no fields
     return small

@@ -7,6 +7,7 @@ import getpass
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -141,6 +142,8 @@ class Stages:
             "train_model",
             lambda o: train.train_model(spec, stores, month, parameters=parameters, declaration=declaration, origin=o),
         )
+        if spec.segments:
+            run_id = self.by_segment(run_id, declaration)
         evaluation = self.step(
             "evaluate_model",
             lambda o: train.evaluate_model(spec, stores, month, run_id=run_id, declaration=declaration, origin=o),
@@ -160,6 +163,39 @@ class Stages:
             return None
         return self.step(
             "register_model", lambda o: train.register_model(spec, stores, run_id=run_id, verdict=verdict_id, origin=o)
+        )
+
+    def by_segment(self, parent: str, declaration: str) -> str:
+        """Plan, train and assemble segments, one after the other; gives the MLflow run of the whole."""
+        from mlops_provider.steps import segments
+
+        spec, stores, month = self.spec, self.stores, self.month
+        planned = self.step(
+            "plan_segments",
+            lambda o: segments.plan_segments(spec, stores, month, run_id=parent, declaration=declaration, origin=o),
+        )
+
+        def train_all(origin: Origin) -> list[str]:
+            return [
+                segments.train_segment(
+                    spec,
+                    stores,
+                    month,
+                    segment=segment,
+                    declaration=declaration,
+                    origin=replace(origin, map_index=index),
+                )
+                for index, segment in enumerate(planned)
+            ]
+
+        decided = self.step("train_segment", train_all)
+        for record in map(stores.ledger.get, decided):
+            print(f"    {record.payload['segment']}: {record.payload['reason']}")
+        return self.step(
+            "assemble_model",
+            lambda o: segments.assemble_model(
+                spec, stores, month, run_id=parent, segments=decided, declaration=declaration, origin=o
+            ),
         )
 
     def deploy(self, version: str | None = None) -> None:

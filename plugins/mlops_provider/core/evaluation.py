@@ -13,6 +13,8 @@ from mlops_provider.core.tasks import BINARY
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"
+PARENT = "parent"
+"""The model of all segments, of which a candidate of segments is made; answers where no child does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,27 @@ class SliceScore(Payload):
 
 
 @dataclass(frozen=True, slots=True)
+class SegmentScore(Payload):
+    """
+    A segment on the candidate's evaluation rows.
+
+    :param answered_by: The segment whose child answers, which is this one, or "parent".
+    :param reason: Why, as it was decided when the model was trained.
+    :param score: The candidate's primary metric; None where the rows leave it undefined, as do the other two.
+    :param parent: The parent's.
+    :param difference: Candidate minus parent, oriented so that above 0 the candidate is better.
+    """
+
+    value: str
+    rows: int
+    answered_by: str
+    reason: str
+    score: Interval | None = None
+    parent: Interval | None = None
+    difference: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation(Payload):
     """
     Everything measured about a candidate.
@@ -65,6 +88,7 @@ class Evaluation(Payload):
     :param fairness: What was measured between groups of people.
     :param block: What was resampled as a whole, such as "day"; None for single rows.
     :param blocks: How many of them there were; with single rows None.
+    :param segments: Who answers for each segment, and how well, if the candidate is made of segments.
     """
 
     model: str
@@ -80,6 +104,7 @@ class Evaluation(Payload):
     fairness: Fairness = NOT_ASSESSED
     block: str | None = None
     blocks: int | None = None
+    segments: tuple[SegmentScore, ...] = ()
 
     def of(self, name: str) -> Contender | None:
         """Return the contender called *name*."""

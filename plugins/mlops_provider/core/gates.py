@@ -131,6 +131,8 @@ class GatePolicy(Payload):
     :param slice_ceiling: What no slice may exceed.
     :param fairness: How far groups of people may lie apart.
     :param proxy_auc: ROC AUC from which a feature is named as a proxy of a protected attribute, 0-1.
+    :param not_worse_than: Contenders that need not be beaten, but that the candidate must not be shown worse than: the
+        parent of a model of segments.
     """
 
     primary: str
@@ -143,6 +145,7 @@ class GatePolicy(Payload):
     slice_ceiling: SliceCeiling | None = None
     fairness: tuple[FairnessLimit, ...] = ()
     proxy_auc: float = 0.75
+    not_worse_than: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.slice_floor and self.slice_ceiling:
@@ -158,7 +161,10 @@ class GatePolicy(Payload):
     @property
     def digest(self) -> str:
         """SHA-256, in hex, of everything above."""
-        return hashlib.sha256(canonical(self.as_json()).encode()).hexdigest()
+        declared = self.as_json()
+        if not self.not_worse_than:  # limits without it keep the digest they had before there was one
+            del declared["not_worse_than"]
+        return hashlib.sha256(canonical(declared).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +232,8 @@ def decide(
         _check_better(CHAMPION, called, policy.primary, evaluation, found)
     for baseline in policy.baselines:
         _check_better(baseline, f"{baseline} baseline", policy.primary, evaluation, found)
+    for opponent in policy.not_worse_than:
+        _check_not_worse(opponent, policy.primary, evaluation, found)
     if policy.slice_bound:
         _check_slices(policy.slice_bound, evaluation, found)
     for kind, sentence in findings(policy.fairness, evaluation.fairness):
@@ -327,6 +335,21 @@ def _check_better(opponent: str, called: str, metric: str, evaluation: Evaluatio
         found.reasons.append(
             f"Not better than the {called}: {numbers.replace('better by', 'difference')} is inside the noise."
         )
+
+
+def _check_not_worse(opponent: str, metric: str, evaluation: Evaluation, found: _Findings) -> None:
+    """The candidate fails only if the whole interval of the difference lies below 0."""
+    difference = evaluation.against(opponent, metric)
+    if difference is None:
+        found.reasons.append(f"{metric} was not compared with the {opponent}.")
+        return
+    numbers = f"{metric} difference {signed(difference.value)} ({signed(difference.low)} to {signed(difference.high)})"
+    if difference.high < 0:
+        found.reasons.append(f"Worse than its own {opponent}: {numbers}.")
+    elif difference.low == difference.high == 0:
+        found.notes.append(f"The same as its own {opponent}: no segment is answered by another model.")
+    else:
+        found.notes.append(f"Not worse than its own {opponent}: {numbers}.")
 
 
 def _check_slices(bound: SliceFloor | SliceCeiling, evaluation: Evaluation, found: _Findings) -> None:

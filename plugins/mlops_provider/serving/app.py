@@ -77,7 +77,7 @@ class ModelServerApp:
             await asyncio.to_thread(served.stop)
 
     async def invocations(self, request: Request) -> Response:
-        """Score rows: MLflow's protocol in, ``{"predictions": [...]}`` out."""
+        """Score rows: MLflow's protocol in, ``{"predictions": [...]}`` out; of segments also who answered each."""
         request_id = request.headers.get(names.Header.REQUEST_ID) or uuid4().hex
         try:
             return await self.scored(request, request_id)
@@ -101,7 +101,7 @@ class ModelServerApp:
             raise RefusedRequestError("Too many requests are waiting; try again in a second.", 429)
         self.open_requests += 1
         try:
-            predictions = await asyncio.get_running_loop().run_in_executor(
+            answers = await asyncio.get_running_loop().run_in_executor(
                 self.pool,
                 served.answer,
                 snapshot,
@@ -113,7 +113,7 @@ class ModelServerApp:
         finally:
             self.open_requests -= 1
         return Response(
-            json.dumps({"predictions": predictions}, allow_nan=False),
+            json.dumps(answers, allow_nan=False),
             media_type="application/json",
             headers={
                 names.Header.VERSION: version.version,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mlops_provider.adapters import tasks
+from mlops_provider.adapters import scoring, tasks
 from mlops_provider.exceptions import ServingCheckError
 from mlops_provider.serving.protocol import Column, Kind, listed
 from mlops_provider.serving.snapshot import LoadedVersion
@@ -39,7 +39,8 @@ def load(registry: Registry, ledger: Ledger, model: str, version: str) -> Loaded
     require_approval(ledger, model, version)
     columns = _columns(registry, f"models:/{model}/{version}")
     pipeline = registry.load_model(f"models:/{model}/{version}")
-    return LoadedVersion(version, partial(tasks.of_model(pipeline).predict, pipeline), columns)
+    predict = partial(tasks.of_model(pipeline).predict, pipeline)
+    return LoadedVersion(version, predict, columns, scoring.who_answers(pipeline))
 
 
 def _columns(registry: Registry, uri: str) -> tuple[Column, ...]:

@@ -62,15 +62,19 @@ class ServedModel:
 
     def answer(
         self, snapshot: Snapshot, version: LoadedVersion, body: bytes, content_type: str, request_id: str
-    ) -> list[float]:
+    ) -> dict[str, list[Any]]:
         """
         Parse, predict and log the rows of one request; runs in the pool.
 
+        :return: ``predictions`` and, of a model of segments, ``answered_by``, each in the order of the rows.
         :raises RefusedRequestError: The rows don't fit the model, or can't be logged.
         """
         frame = parse(body, content_type, version.columns)
         try:
             predictions: list[float] = version.predict(frame).tolist()
+            answers = {"predictions": predictions}
+            if version.answered_by is not None:
+                answers["answered_by"] = version.answered_by(frame).tolist()
         except (ValueError, TypeError) as error:
             logger.info("Version %s refused request %s: %s", version.version, request_id, type(error).__name__)
             empty = [str(name) for name in frame.columns[frame.isna().any()]]
@@ -89,6 +93,7 @@ class ServedModel:
                     "generation": snapshot.generation,
                     "answered_at": answered_at,
                     "prediction": prediction,
+                    **({"answered_by": answers["answered_by"][number]} if "answered_by" in answers else {}),
                     # A missing cell is the only one that differs from itself; JSON writes it as null.
                     "features": {name: None if cell != cell else cell for name, cell in features.items()},  # noqa: PLR0124
                 }
@@ -97,7 +102,7 @@ class ServedModel:
                 )
             ]
         )
-        return predictions
+        return answers
 
     def _record(self, rows: list[dict[str, Any]]) -> None:
         try:

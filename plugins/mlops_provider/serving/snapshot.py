@@ -22,11 +22,14 @@ class LoadedVersion:
     :param version: Version number in the registry.
     :param predict: Takes rows (n_rows, len(columns)), gives (n_rows,): probabilities of class 1, or numbers.
     :param columns: What the model was trained on, in order.
+    :param answered_by: Of a model of segments: takes the same rows, gives the segment whose own model answers each,
+        or "parent", (n_rows,).
     """
 
     version: str
     predict: Callable[[pd.DataFrame], np.ndarray[Any, np.dtype[np.float64]]]
     columns: tuple[Column, ...]
+    answered_by: Callable[[pd.DataFrame], np.ndarray[Any, np.dtype[Any]]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.sdk import Asset, Param
 
 from mlops_provider.core import names
 from mlops_provider.core.names import Task
+from mlops_provider.operators.segments import AssembleModelOperator, PlanSegmentsOperator, TrainSegmentOperator
 from mlops_provider.operators.start import StartDagRunOperator
 from mlops_provider.operators.train import (
     DecideGateOperator,
@@ -60,6 +63,8 @@ def train(model_yaml: str, *, deploy_dag: str) -> None:
     run_id = TrainModelOperator(
         **resources(model_yaml, Task.TRAIN_MODEL), through=THROUGH, parameters=parameters, declaration=declaration
     ).output
+    if spec.segments:
+        run_id = _by_segment(model_yaml, spec.segments.at_once, parent=run_id, declaration=declaration)
 
     evaluation = EvaluateModelOperator(
         **resources(model_yaml, Task.EVALUATE_MODEL), through=THROUGH, run_id=run_id, declaration=declaration
@@ -83,3 +88,34 @@ def train(model_yaml: str, *, deploy_dag: str) -> None:
         trigger_run_id=f"{spec.name}-version-{version}",
         conf={"version": version},
     )
+
+
+def _by_segment(model_yaml: str, at_once: int, *, parent: Any, declaration: Any) -> Any:
+    """
+    Train a child per segment and put those that win together with their parent.
+
+    :param at_once: Segments trained side by side at most.
+    :param parent: MLflow run of the model of all rows.
+    :return: MLflow run of the whole.
+    """
+    segments = PlanSegmentsOperator(
+        **resources(model_yaml, Task.PLAN_SEGMENTS), through=THROUGH, run_id=parent, declaration=declaration
+    ).output
+    decided = (
+        TrainSegmentOperator.partial(
+            **resources(model_yaml, Task.TRAIN_SEGMENT),
+            through=THROUGH,
+            declaration=declaration,
+            max_active_tis_per_dagrun=at_once,
+            map_index_template="{{ task.segment['value'] }}",
+        )
+        .expand(segment=segments)
+        .output
+    )
+    return AssembleModelOperator(
+        **resources(model_yaml, Task.ASSEMBLE_MODEL),
+        through=THROUGH,
+        run_id=parent,
+        segments=decided,
+        declaration=declaration,
+    ).output

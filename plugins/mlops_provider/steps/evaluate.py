@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from mlops_provider.adapters import evaluation, training
 from mlops_provider.adapters.evaluation_page import evaluation_page
 from mlops_provider.adapters.fairness import proxies
-from mlops_provider.core.evaluation import CANDIDATE, CHAMPION, Contender, Evaluation
+from mlops_provider.core.evaluation import CANDIDATE, CHAMPION, PARENT, Contender, Evaluation, SegmentScore
 from mlops_provider.core.fairness import Fairness
+from mlops_provider.core.metrics import Interval
 from mlops_provider.core.names import REPORT, Kind, Table, Task
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import DataRejectedError, NotApprovedError
@@ -78,8 +79,10 @@ def _evaluation(
         )
     serving = declared.champion_version
     bound = declared.limits.slice_bound
+    models = _models(spec, stores, declared, trained, serving)
+    predicted = _predictions(spec, models, rows)
     scores = evaluation.evaluate(
-        _predictions(spec, _models(spec, stores, declared, trained, serving), rows),
+        predicted,
         rows[spec.target.name],
         rows,
         slices=spec.slices,
@@ -122,6 +125,7 @@ def _evaluation(
         fairness=fairness,
         block=spec.bootstrap.block,
         blocks=scores.blocks,
+        segments=_by_segment(spec, stores, trained, models[CANDIDATE], predicted, rows),
     )
     resamples, confidence = spec.bootstrap.resamples, spec.bootstrap.confidence
     page = evaluation_page(
@@ -141,8 +145,14 @@ def _evaluation(
 def _models(
     spec: ModelSpec, stores: Stores, declared: Declaration, trained: Record, serving: str | None
 ) -> dict[str, Any]:
-    """Candidate, the champion if there is one, and the declared baselines, fitted on the candidate's own rows."""
+    """
+    Candidate, the champion if there is one, and the declared baselines, fitted on the candidate's own rows.
+
+    Beside a candidate of segments, its parent alone.
+    """
     models = {CANDIDATE: stores.registry.load_model(trained.payload["model_uri"])}
+    if "parent" in trained.payload:
+        models[PARENT] = models[CANDIDATE].parent
     if serving is not None:
         models[CHAMPION] = stores.registry.load_model(f"models:/{spec.name}/{serving}")
     if declared.limits.baselines:
@@ -162,3 +172,69 @@ def _predictions(spec: ModelSpec, models: Mapping[str, Any], rows: pd.DataFrame)
     granted = threads(spec, Task.EVALUATE_MODEL)
     columns = {name: list(getattr(model, "feature_names_in_", spec.feature_columns)) for name, model in models.items()}
     return {name: training.predictions(model, rows[columns[name]], threads=granted) for name, model in models.items()}
+
+
+def _by_segment(
+    spec: ModelSpec,
+    stores: Stores,
+    trained: Record,
+    candidate: Any,
+    predicted: Mapping[str, NDArray[np.float64]],
+    rows: pd.DataFrame,
+) -> tuple[SegmentScore, ...]:
+    """Say who answers for each segment and how well, candidate and parent side by side; none if it has no segments."""
+    if "parent" not in trained.payload:
+        return ()
+    decided = {
+        each.payload["segment"]: each.payload["reason"] for each in map(stores.ledger.get, trained.payload["segments"])
+    }
+    column, numbers = rows[candidate.column], blocks(spec, rows)
+    members = rows.groupby(candidate.column, observed=True).indices
+    found = []
+    for value in sorted({*decided, *map(str, members)}):
+        positions = members.get(value, np.empty(0, dtype=np.intp))
+        found.append(
+            SegmentScore(
+                value=value,
+                rows=len(positions),
+                answered_by=value if value in candidate.children else PARENT,
+                reason=decided.get(value, "The training rows hold no row of it."),
+                **_side_by_side(spec, predicted, rows, positions, None if numbers is None else numbers[positions]),
+            )
+        )
+    if missing := int(column.isna().sum()):
+        found.append(SegmentScore("", missing, PARENT, "These rows name no segment."))
+    return tuple(found)
+
+
+def _side_by_side(
+    spec: ModelSpec,
+    predicted: Mapping[str, NDArray[np.float64]],
+    rows: pd.DataFrame,
+    positions: NDArray[np.intp],
+    numbers: NDArray[np.intp] | None,
+) -> dict[str, Interval]:
+    """Score candidate and parent on some of the rows; nothing if these can't be scored, as those of one class can't."""
+    metric = spec.gate.primary
+    try:
+        scores = evaluation.evaluate(
+            {name: predicted[name][positions] for name in (CANDIDATE, PARENT)},
+            rows[spec.target.name].to_numpy(dtype=np.float64)[positions],
+            rows.iloc[positions],
+            slices=(),
+            slice_metric=metric,
+            resamples=spec.bootstrap.resamples,
+            confidence=spec.bootstrap.confidence,
+            seed=spec.seed,
+            task=task(spec),
+            metrics=(metric,),
+            blocks=numbers,
+        )
+    except DataRejectedError:
+        return {}
+    known = {
+        "score": scores.metrics[CANDIDATE].get(metric),
+        "parent": scores.metrics[PARENT].get(metric),
+        "difference": next((each.difference for each in scores.comparisons), None),
+    }
+    return {name: interval for name, interval in known.items() if interval is not None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,10 +21,28 @@ if TYPE_CHECKING:
     from mlops_provider.stores.suite import Stores
 
 
-def training_rows(spec: ModelSpec, stores: Stores, declared: Declaration) -> pd.DataFrame:
-    """Read the labelled rows of the declared training partitions, only the columns that are needed."""
+def training_rows(
+    spec: ModelSpec,
+    stores: Stores,
+    declared: Declaration,
+    *,
+    equal: tuple[str, str] | None = None,
+    more: Sequence[str] = (),
+) -> pd.DataFrame:
+    """
+    Read the labelled rows of the declared training partitions, only the columns that are needed.
+
+    :param equal: Feature column and text: only rows that hold it there.
+    :param more: Columns that are needed beside the features.
+    """
     return labelled_features(
-        spec, stores, declared.features, declared.outcomes, declared.trained_on, columns=spec.feature_columns
+        spec,
+        stores,
+        declared.features,
+        declared.outcomes,
+        declared.trained_on,
+        columns=[*spec.feature_columns, *more],
+        equal=equal,
     )
 
 

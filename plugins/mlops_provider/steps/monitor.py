@@ -118,7 +118,8 @@ def _performance(
     served = read[Table.PREDICTIONS]
     if served is None:
         return {**empty, "reason": _NOT_SERVED}
-    kept = list(dict.fromkeys([*spec.keys, spec.event_time, scoring.PREDICTION, scoring.VERSION]))
+    of_segments = (scoring.ANSWERED_BY,) if scoring.ANSWERED_BY in stores.tables.rows(served).columns else ()
+    kept = list(dict.fromkeys([*spec.keys, spec.event_time, scoring.PREDICTION, scoring.VERSION, *of_segments]))
     scored = stores.tables.read(served, columns=kept)
     version = str(scored[scoring.VERSION].mode().iloc[0])
     known = {"version": version, "predicted": len(scored), "predictions": served.as_json()}
@@ -131,7 +132,9 @@ def _performance(
     rows = _with_features(spec, stores, read[Table.FEATURES], rows)
     known |= {"outcomes": labels.as_json(), "rows": len(rows), "coverage": len(rows) / len(scored)}
     try:
-        overall = _scored(spec, rows, slices=spec.slices, protected=spec.protected)
+        # Of a version without segments the column is empty.
+        slices = (*spec.slices, *(column for column in of_segments if rows[column].notna().all()))
+        overall = _scored(spec, rows, slices=slices, protected=spec.protected)
     except DataRejectedError as error:
         return {**empty, **known, "reason": str(error)}
     of_version = {str(name): part for name, part in rows.groupby(scoring.VERSION)}

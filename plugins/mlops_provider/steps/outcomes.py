@@ -74,21 +74,25 @@ def labelled_features(
     wanted: Sequence[str],
     *,
     columns: Sequence[str] | None = None,
+    equal: tuple[str, str] | None = None,
 ) -> pd.DataFrame:
     """
     Join features with their outcomes; rows without a label are left out.
 
     :param wanted: Partitions to read.
     :param columns: Feature columns to read beside keys, event time and partition; all of the table by default.
+    :param equal: Feature column and text: only rows that hold it there.
     :return: Keys, event time, partition, features and target, (n_labelled_rows, n_columns), in a stable order.
     :raises DataRejectedError: No row has a label, or a key comes twice. Not retried.
     """
     read = None if columns is None else [*dict.fromkeys([*spec.keys, spec.event_time, PARTITION, *columns])]
     parts = []
     for partition in wanted:
-        rows = stores.tables.read(features, columns=read, partitions=[partition]).assign(**{PARTITION: partition})
+        found = stores.tables.read(features, columns=read, partitions=[partition], equal=equal)
+        rows = found.assign(**{PARTITION: partition})
         labels = stores.tables.read(outcomes, columns=[*spec.keys, spec.target.name], partitions=[partition])
         parts.append(_joined(spec, partition, rows, labels))
+    parts = [rows for rows in parts if len(rows)]
     frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     if frame.empty:
         raise DataRejectedError(f"No feature row of {_span(wanted)} has an outcome: nothing to learn from or to score.")

@@ -49,7 +49,7 @@ def predictions(
     # What the model was trained on, which need not be what model.yaml lists today.
     columns = [str(name) for name in getattr(model, "feature_names_in_", spec.feature_columns)]
     kept = tuple(dict.fromkeys([*spec.keys, spec.event_time]))
-    taken = {scoring.PREDICTION, scoring.VERSION, scoring.SCORED_BY}.intersection(kept)
+    taken = {scoring.PREDICTION, scoring.VERSION, scoring.SCORED_BY, scoring.ANSWERED_BY}.intersection(kept)
     if taken:
         raise SpecError(f"{spec.path}: {', '.join(sorted(taken))}: a predictions table has a column of that name.")
     resources = spec.resources.get(Task.SCORE_BATCH)

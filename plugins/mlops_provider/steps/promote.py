@@ -12,7 +12,7 @@ from mlops_provider.core.names import Alias, Kind, Table, Tag
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import EvidenceError, RolloutRefusedError
 from mlops_provider.steps.approval import beaten, refuse_rolled_back, require_approval
-from mlops_provider.steps.provenance import provenance, training_of
+from mlops_provider.steps.provenance import made_of, provenance, training_of
 from mlops_provider.steps.provenance import registration as registration_of
 
 if TYPE_CHECKING:
@@ -140,7 +140,8 @@ def _evidence(source: Stores, model: str, version: str, where: str) -> tuple[Rec
     own = [
         declaration,
         *searches,
-        _training(source, registration, where),
+        *made_of(ledger, training := _training(source, registration, where)),
+        training,
         ledger.get(registration.payload["evaluation"]),
         gate,
         registration,

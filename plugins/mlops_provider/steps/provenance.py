@@ -78,3 +78,12 @@ def training_of(ledger: Ledger, registered: Record) -> Record | None:
     if promoted := registered.payload.get("promoted"):
         return ledger.get(promoted["training"])
     return ledger.find(Kind.TRAINING, registered.payload["run_id"])
+
+
+def made_of(ledger: Ledger, training: Record) -> list[Record]:
+    """Records behind a model of segments: its parent's training, the plan, each decision; none behind another one."""
+    found = training.payload
+    if "parent" not in found:
+        return []
+    parent = ledger.find(Kind.TRAINING, found["parent"])
+    return [*([parent] if parent else []), *map(ledger.get, (found["plan"], *found["segments"]))]

@@ -52,6 +52,7 @@ def score(
     predicted = predict.predictions(
         spec, stores, version, lambda columns: stores.tables.read(features, columns=columns), scored_by=origin.key
     )
-    written = writer.write(predicted, origin_key=origin.key)
+    # A version without segments says nothing about who answered, though one before it did.
+    written = writer.write(predicted, origin_key=origin.key, missing_as_null=True)
     record_written(Kind.PREDICTIONS, spec, stores, written, origin=origin, sources=[features], model_version=version)
     return written.ref

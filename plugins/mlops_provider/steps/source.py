@@ -142,9 +142,9 @@ def calling(spec: ModelSpec, *functions: FunctionName) -> Iterator[None]:
 
 def _place(spec: ModelSpec, error: Exception) -> str:
     """The last line of the use case that led to an error; nothing if all happened in a library."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _inside(spec.folder, frame.filename)]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _inside(spec, frame.filename)]
     return f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ", in a library it uses"
 
 
-def _inside(folder: Path, file: str) -> bool:
-    return Path(file).is_relative_to(folder)
+def _inside(spec: ModelSpec, file: str) -> bool:
+    return any(Path(file).is_relative_to(folder) for folder in spec.code_folders)

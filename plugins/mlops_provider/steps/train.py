@@ -8,12 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlops_provider.adapters import training
-from mlops_provider.core.evidence import digest_of
-from mlops_provider.core.names import PARTITION, Alias, Kind, Table, Tag, Task
+from mlops_provider.core.names import PARTITION, Alias, Kind, Tag, Task
 from mlops_provider.exceptions import NotApprovedError
+from mlops_provider.steps import candidate
 from mlops_provider.steps.declaration import Declaration, declare_gate, declared_for
 from mlops_provider.steps.evaluate import evaluate_model
-from mlops_provider.steps.learning import estimator, examples, task, threads, training_rows
+from mlops_provider.steps.learning import estimator, examples, threads, training_rows
 from mlops_provider.steps.source import calling
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["declare_gate", "evaluate_model", "register_model", "search_parameters", "train_model"]
 
 log = logging.getLogger(__name__)
-
-_EXAMPLE_ROWS = 5
 
 
 def search_parameters(
@@ -120,75 +118,18 @@ def train_model(
     """
     record = declared_for(spec, stores, through, declaration)
     declared = Declaration.from_json(record.payload)
-    given = {"declaration": declaration, "parameters": dict(parameters), "code": spec.code_digest}
-    run_id = stores.registry.ensure_run(
-        spec.name,
-        f"{origin.dag_id}/{origin.run_id}:{digest_of(given)}",
-        name=f"{declared.through} {origin.run_id}",
-        tags={
-            Tag.MODEL: spec.name,
-            Tag.PARTITION: declared.through,
-            Tag.TRAINED_THROUGH: declared.trained_on[-1],
-            Tag.CAUSE: origin.run_id,
-            Tag.SEED: str(spec.seed),
-            Tag.CODE_DIGEST: spec.code_digest,
-            Tag.SPEC_DIGEST: spec.digest,
-            Tag.GATE_DIGEST: declared.digest,
-            Tag.LEDGER_HEAD: record.digest,
-        },
+    run_id = candidate.begun(
+        spec, stores, declared, record, made_of={"parameters": dict(parameters)}, origin=origin
     )
-    if stores.ledger.find(Kind.TRAINING, run_id):
-        log.info("Run %s has its model already", run_id)
-        stores.registry.finish(run_id)  # the try that recorded it may have been killed before it could
+    if candidate.finished_before(stores, run_id):
         return run_id
 
     known = examples(spec, training_rows(spec, stores, declared))
     with calling(spec, "estimator"):
         model = training.fit(estimator(spec, parameters), known, threads=threads(spec, Task.TRAIN_MODEL))
-    stores.registry.log(
-        run_id,
-        params={
-            **parameters,
-            "trained_on": f"{declared.trained_on[0]} to {declared.trained_on[-1]}",
-            "features_version": declared.features.version,
-            "outcomes_version": declared.outcomes.version,
-        },
-        metrics={"training_rows": float(len(known))}
-        | {f"training_{name}": value for name, value in task(spec).described(known.y).items()},
+    candidate.logged(
+        spec, stores, declared, record, run_id=run_id, model=model, known=known, parameters=parameters, origin=origin
     )
-    stores.registry.log_dataset(run_id, declared.features, f"{spec.name}/{Table.FEATURES}", "training")
-    stores.registry.log_dataset(run_id, declared.outcomes, f"{spec.name}/{Table.OUTCOMES}", "training")
-    model_uri = stores.registry.log_model(
-        run_id,
-        model,
-        example=known.X.head(_EXAMPLE_ROWS),
-        pip_requirements=list(training.pinned_requirements()),
-        trusted_types=list(training.TRUSTED_TYPES),
-        predict=spec.task.method,
-    )
-    stores.ledger.append(
-        Kind.TRAINING,
-        spec.name,
-        {
-            "run_id": run_id,
-            "model_uri": model_uri,
-            "parameters": dict(parameters),
-            "trained_on": list(declared.trained_on),
-            "features": declared.features.as_json(),
-            "outcomes": declared.outcomes.as_json(),
-            "columns": list(spec.feature_columns),
-            "rows": len(known),
-            "seed": spec.seed,
-            "spec_digest": spec.digest,
-            "code_digest": spec.code_digest,
-            "requirements": list(training.pinned_requirements()),
-            "declaration": declaration,
-        },
-        key=run_id,
-        actor=origin.actor,
-        as_of=spec.labels_known_at(declared.through),
-    )
-    stores.registry.finish(run_id)
     return run_id
 
 

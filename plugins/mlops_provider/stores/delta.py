@@ -19,7 +19,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction
 from pyarrow import fs
-from pyarrow.dataset import ParquetFileFormat, ParquetFileFragment, field
+from pyarrow.dataset import ParquetFileFormat, ParquetFileFragment, field, scalar
 
 from mlops_provider.core.names import PARTITION
 from mlops_provider.exceptions import SourceError, StoreUnavailableError
@@ -248,14 +248,21 @@ def partitions(handle: DeltaTable) -> list[str]:
     return sorted({str(values[PARTITION]) for values in handle.partitions()})
 
 
-def scanned(handle: DeltaTable, columns: Sequence[str], wanted: Sequence[str] | None) -> pa.Table:
-    """Read *columns* of the *wanted* partitions (all if None), partition by partition in rising order."""
+def scanned(
+    handle: DeltaTable, columns: Sequence[str], wanted: Sequence[str] | None, equal: tuple[str, str] | None = None
+) -> pa.Table:
+    """
+    Read *columns* of the *wanted* partitions (all if None), partition by partition in rising order.
+
+    :param equal: Column and text: only rows that hold it there.
+    """
     if PARTITION not in handle.metadata().partition_columns:
-        return handle.to_pyarrow_table(columns=list(columns))
+        return handle.to_pyarrow_table(columns=list(columns), filters=[(equal[0], "=", equal[1])] if equal else None)
     there = partitions(handle)
     chosen = there if wanted is None else [name for name in there if name in set(wanted)]
     dataset = handle.to_pyarrow_dataset()
-    found = [dataset.to_table(columns=list(columns), filter=field(PARTITION) == name) for name in chosen]
+    rows = field(equal[0]) == equal[1] if equal else scalar(True)
+    found = [dataset.to_table(columns=list(columns), filter=(field(PARTITION) == name) & rows) for name in chosen]
     return pa.concat_tables([dataset.schema.empty_table().select(list(columns)), *found])
 
 

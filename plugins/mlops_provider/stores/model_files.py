@@ -25,8 +25,11 @@ with warnings.catch_warnings():
     from skops.io.exceptions import UntrustedTypesFoundException
 
 _FLAVOR = "sklearn"
-_LIBRARIES = ("sklearn.", "numpy.", "scipy.", "lightgbm.", "xgboost.")
+_LIBRARIES = ("sklearn.", "numpy.", "scipy.", "lightgbm.", "xgboost.", "mlops_provider.adapters.segmented.")
 """Packages whose types a stored model may ask to trust. Its list comes from the model itself, so it proves nothing."""
+
+_UNREADABLE = (BadZipFile, UntrustedTypesFoundException, AttributeError, KeyError, TypeError, ValueError)
+"""What skops raises for a file that is damaged, of other versions, or holds what is not trusted."""
 
 
 def save(
@@ -98,8 +101,37 @@ def load(folder: Path) -> Any:
         raise ServingCheckError(f"The model {what}: loading it could run foreign code. Register it anew as skops.")
     try:
         return skops.io.load(file, trusted=trusted)
-    except (BadZipFile, UntrustedTypesFoundException, AttributeError, KeyError, TypeError, ValueError) as error:
+    except _UNREADABLE as error:
         raise ServingCheckError(
             f"The model cannot be loaded ({type(error).__name__}): its file is damaged, or was written by other "
             "package versions than are installed here."
+        ) from error
+
+
+def packed(model: Any, *, trusted_types: Sequence[str]) -> bytes:
+    """
+    Give a fitted estimator as one file in skops form.
+
+    :param trusted_types: Types beyond skops' own list that it may hold.
+    :raises ConfigurationError: It holds a type that is not trusted. Not retried.
+    """
+    content: bytes = skops.io.dumps(model)
+    if strange := sorted(set(skops.io.get_untrusted_types(data=content)) - set(trusted_types)):
+        raise ConfigurationError(f"The model cannot be stored: it holds {', '.join(strange)}, which nobody reviewed.")
+    return content
+
+
+def unpacked(content: bytes, *, trusted_types: Sequence[str]) -> Any:
+    """
+    Read back what :func:`packed` gave.
+
+    :raises ServingCheckError: It is damaged, of other package versions, or holds a type that is not trusted. Not
+        retried.
+    """
+    try:
+        return skops.io.loads(content, trusted=list(trusted_types))
+    except _UNREADABLE as error:
+        raise ServingCheckError(
+            f"A stored estimator cannot be loaded ({type(error).__name__}): it is damaged, holds a type that is not "
+            "trusted, or was written by other package versions than are installed here."
         ) from error

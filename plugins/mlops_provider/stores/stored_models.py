@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, R
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 
-from mlops_provider.exceptions import PermanentError
+from mlops_provider.exceptions import EvidenceError, PermanentError
 from mlops_provider.stores import model_files
 from mlops_provider.stores.runs import Runs
 
@@ -87,6 +88,42 @@ class StoredModels(Runs):
         """SHA-256, in hex, over the names and bytes of all files of a model."""
         with tempfile.TemporaryDirectory() as folder:
             return model_files.content_digest(self._download(model_uri, "", folder))
+
+    def keep_estimator(self, run_id: str, model: Any, *, folder: str, trusted_types: Sequence[str]) -> dict[str, str]:
+        """
+        Keep a fitted estimator among the artifacts of a run, for a later task of it. It is no model of the run.
+
+        Its name is made of its content, so that a try that was thought dead overwrites nobody's.
+
+        :param folder: Folder of the run's artifacts.
+        :param trusted_types: Types beyond skops' own list that it may hold.
+        :return: ``path`` and ``sha256``, for :meth:`kept_estimator`.
+        :raises ConfigurationError: It holds a type that is not trusted. Not retried.
+        """
+        content = model_files.packed(model, trusted_types=trusted_types)
+        digest = hashlib.sha256(content).hexdigest()
+        with self._explained(), tempfile.TemporaryDirectory() as local:
+            file = Path(local, f"{digest[:16]}.skops")
+            file.write_bytes(content)
+            self._client.log_artifact(run_id, str(file), folder)
+        return {"path": f"{folder}/{file.name}", "sha256": digest}
+
+    def kept_estimator(self, run_id: str, kept: Mapping[str, str], *, trusted_types: Sequence[str]) -> Any:
+        """
+        Load what :meth:`keep_estimator` kept.
+
+        :raises EvidenceError: It is not there any more, or not what was kept. Not retried.
+        :raises ServingCheckError: It cannot be loaded here. Not retried.
+        """
+        self.ping()
+        with self._explained(), tempfile.TemporaryDirectory() as local:
+            content = Path(self._client.download_artifacts(run_id, kept["path"], local)).read_bytes()
+        if (found := hashlib.sha256(content).hexdigest()) != kept["sha256"]:
+            raise EvidenceError(
+                f"{kept['path']} of run {run_id!r} at {self._shown} was changed: SHA-256 {found}, and {kept['sha256']} "
+                "was recorded. Clear the tasks from plan_segments on."
+            )
+        return model_files.unpacked(content, trusted_types=trusted_types)
 
     def _log_once(self, run_id: str, save: Callable[[Path, str], object]) -> str:
         """

@@ -153,7 +153,12 @@ class Tables:
         return [commit for commit in reversed(found) if commit["version"] > version]
 
     def read(
-        self, source: TableRef | str, *, columns: Sequence[str] | None = None, partitions: Sequence[str] | None = None
+        self,
+        source: TableRef | str,
+        *,
+        columns: Sequence[str] | None = None,
+        partitions: Sequence[str] | None = None,
+        equal: tuple[str, str] | None = None,
     ) -> pd.DataFrame:
         """
         Read rows, partitions in rising order, only the columns asked for.
@@ -162,6 +167,7 @@ class Tables:
             (its newest version).
         :param columns: Columns to read; all but ``partition`` by default.
         :param partitions: Partitions to read; one that does not exist gives no rows.
+        :param equal: Column and text: read only the rows that hold it there.
         :return: A frame (n_rows, n_columns) with a fresh index.
         :raises SourceError: No such table, version or column. Not retried.
         :raises StoreUnavailableError: The store cannot be reached. Retried.
@@ -176,7 +182,7 @@ class Tables:
             wanted = list(columns) if columns is not None else [name for name in there if name != PARTITION]
             if unknown := [name for name in wanted if name not in there]:
                 raise SourceError(f"{uri}, version {handle.version()}, has no column {frames.named(unknown)}.")
-            return frames.as_frame(delta.scanned(handle, wanted, partitions))
+            return frames.as_frame(delta.scanned(handle, wanted, partitions, equal))
 
     def rows(self, source: TableRef) -> Rows:
         """

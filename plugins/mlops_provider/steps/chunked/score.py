@@ -50,7 +50,9 @@ def work(spec: ModelSpec, stores: Stores, chunk: Chunk) -> ChunkResult:
         lambda columns: rows.frame(chunk.start, chunk.stop, columns=columns),
         scored_by=chunk.about[_SCORED_BY],
     )
-    piece = Staging(stores.tables, chunk.target).stage(predicted, index=chunk.index, start=chunk.start)
+    piece = Staging(stores.tables, chunk.target).stage(
+        predicted, index=chunk.index, start=chunk.start, missing_as_null=True
+    )
     return ChunkResult(chunk, (piece,))
 
 
@@ -61,7 +63,7 @@ def finish(spec: ModelSpec, stores: Stores, chunks: Sequence[ChunkResult], *, or
     staging, planned = Staging(stores.tables, first.target), digest_of_results(chunks)
 
     def settle() -> TableRef:
-        written = staging.commit([each.pieces[0] for each in chunks], origin_key=origin.key)
+        written = staging.commit([each.pieces[0] for each in chunks], origin_key=origin.key, missing_as_null=True)
         record_written(
             Kind.PREDICTIONS,
             spec,
