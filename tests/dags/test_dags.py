@@ -16,7 +16,7 @@ from mlops_provider.stages.monitor import tell
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "dags").glob("*.py"))
 
-MODELS = ("adult_income", "airport_temperature", "flight_delays")
+MODELS = ("adult_income", "airport_temperature", "flight_delays", "flight_delays_by_carrier")
 STAGES = {
     "ingest": ["land_data", "validate_data", "build_features"],
     "score": ["score_batch"],
@@ -42,6 +42,7 @@ STAGES = {
     "rollback": ["rollback_model"],
 }
 TASKS = {f"{model}_{stage}": tasks for model in MODELS for stage, tasks in STAGES.items()}
+TASKS["flight_delays_by_carrier_train"] = [*STAGES["train"], "plan_segments", "train_segment", "assemble_model"]
 
 PARSE = """
 import importlib.util, json, os, sys

@@ -41,6 +41,7 @@ _MLFLOW_CHANGES = (
     "create_experiment",
     "create_run",
     "delete_run",
+    "log_artifact",
     "log_batch",
     "log_param",
     "log_inputs",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import resource
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mlops_provider.core.references import TableRef
 from mlops_provider.serving import process as server_process
 from mlops_provider.serving.follower import Follower
-from mlops_provider.steps import deploy, gate, ingest, monitor, score, train
+from mlops_provider.steps import deploy, gate, ingest, monitor, score, segments, train
 from mlops_provider.targets import Server
 from support.tiny import Place, ingest_month, origin, register_candidate
 
@@ -69,6 +70,29 @@ def train_model(place: Place, through: str, run: str, declaration: str) -> Any:
     task = origin("train_model", run)
     return train.train_model(
         place.spec(), place.stores(), through, parameters=parameters, declaration=declaration, origin=task
+    )
+
+
+def plan_segments(place: Place, through: str, run: str, run_id: str, declaration: str) -> Any:
+    task = origin("plan_segments", run)
+    return segments.plan_segments(
+        place.spec(), place.stores(), through, run_id=run_id, declaration=declaration, origin=task
+    )
+
+
+def train_segment(
+    place: Place, through: str, run: str, segment: Mapping[str, str], index: int, declaration: str
+) -> Any:
+    task = replace(origin("train_segment", run), map_index=index)
+    return segments.train_segment(
+        place.spec(), place.stores(), through, segment=segment, declaration=declaration, origin=task
+    )
+
+
+def assemble_model(place: Place, through: str, run: str, run_id: str, decided: list[str], declaration: str) -> Any:
+    task = origin("assemble_model", run)
+    return segments.assemble_model(
+        place.spec(), place.stores(), through, run_id=run_id, segments=decided, declaration=declaration, origin=task
     )
 
 

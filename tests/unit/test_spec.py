@@ -531,3 +531,65 @@ def test_reading_a_spec_loads_nothing_heavy(declare: Declare) -> None:
     )
 
     assert done.stdout.strip() == "[]"
+
+
+def test_segments_may_be_a_column_alone_or_say_more(declare: Declare) -> None:
+    short = load_spec(declare({"segments": "origin"})).segments
+    long = load_spec(
+        declare({"segments": {"column": "origin", "minimum_rows": 50, "maximum": 9, "at_once": 4}})
+    ).segments
+
+    assert short is not None
+    assert (short.column, short.minimum_rows, short.maximum, short.at_once) == ("origin", 1000, 100, 2)
+    assert long is not None
+    assert (long.minimum_rows, long.maximum, long.at_once) == (50, 9, 4)
+
+
+@pytest.mark.parametrize(
+    ("segments", "said"),
+    [
+        ("distance", "segments.column: expected a categorical feature (origin), got 'distance'."),
+        ({"column": "carrier"}, "segments.column: expected a categorical feature (origin), got 'carrier'."),
+        ({"minimum_rows": 5}, "segments.column: required, but missing."),
+        ({"column": "origin", "maximum": 0}, "segments.maximum: "),
+        ({"column": "origin", "minimal_rows": 5}, "segments.minimal_rows: unknown key; did you mean 'minimum_rows'?"),
+        (["origin"], "segments: expected keys and values, got a list."),
+    ],
+)
+def test_wrong_segments_are_told_with_their_line(declare: Declare, segments: Any, said: str) -> None:
+    assert said in problems(declare({"segments": segments}))
+
+
+def test_segments_change_the_gates_limits_and_no_digest_of_a_model_without_them(declare: Declare) -> None:
+    plain = load_spec(declare())
+    before = (plain.digest, plain.gate_policy.digest)
+    divided = load_spec(declare({"segments": "origin"}))
+
+    assert divided.gate_policy.not_worse_than == ("parent",)
+    assert not {divided.digest, divided.gate_policy.digest} & set(before)
+    assert "segments" not in plain.model_dump(exclude_none=True)
+
+
+def test_functions_of_the_use_case_beside_are_used_as_they_are(declare: Declare, folder: Path) -> None:
+    beside = folder.parent / f"{folder.name}_beside"
+    beside.mkdir()
+    (beside / "data.py").write_text(DATA.replace("{key}", "beside {key}"))
+    (beside / "weather.py").write_text("def hourly():\n    return 'sun'\n")
+    spec = load_spec(declare({"functions.land": f"../{beside.name}/data.py:land"}))
+    digest = spec.code_digest
+
+    assert spec.function("land")("2013-01") == "beside 2013-01 sun"
+    (beside / "weather.py").write_text("def hourly():\n    return 'snow'\n")
+    assert spec.function("land")("2013-01") == "beside 2013-01 snow"
+    assert spec.code_digest != digest
+
+
+@pytest.mark.parametrize("reference", ["../data.py:land", "../../other/data.py:land", "../a/../b/data.py:land"])
+def test_functions_of_any_other_place_are_refused(declare: Declare, reference: str) -> None:
+    assert "functions.land: expected file and function" in problems(declare({"functions.land": reference}))
+
+
+def test_a_function_that_is_not_in_the_use_case_beside_is_told(declare: Declare) -> None:
+    said = problems(declare({"functions.land": "../nobody/data.py:land"}))
+
+    assert "functions.land: there is no file '../nobody/data.py' beside this one." in said

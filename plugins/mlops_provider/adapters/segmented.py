@@ -56,7 +56,7 @@ class Segmented(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
         """Predict classes or numbers, (n_rows,)."""
         return self._answers("predict", X)
 
-    @available_if(lambda self: hasattr(self.parent, "predict_proba"))
+    @available_if(lambda self: hasattr(self.parent, "predict_proba"))  # type: ignore[untyped-decorator]
     def predict_proba(self, X: pd.DataFrame) -> NDArray[np.float64]:
         """Predict the probability of each class, (n_rows, n_classes)."""
         return self._answers("predict_proba", X)
@@ -75,7 +75,8 @@ class Segmented(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type
 
     def _routes(self, X: pd.DataFrame) -> NDArray[np.intp]:
         """Number of the child that answers each row; -1 for the parent."""
-        return np.asarray(pd.Index(list(self.children), dtype=object).get_indexer(X[self.column]), dtype=np.intp)
+        known = pd.Index(list(self.children), dtype=object)
+        return np.asarray(known.get_indexer(pd.Index(X[self.column])), dtype=np.intp)
 
     def _answers(self, method: str, X: pd.DataFrame) -> NDArray[Any]:
         """Let each model answer its rows in one call, and put the answers where the rows stood."""

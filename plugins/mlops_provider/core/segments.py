@@ -22,7 +22,7 @@ class Segment(Payload):
     """
     What is known of a segment before a child is fitted.
 
-    :param rows: Rows of the earlier part of the training partitions, which parent and child are fitted on to be compared.
+    :param rows: Rows of the earlier part of the training partitions, on which parent and child are fitted to compare.
     :param validation_rows: Rows of the later part, which they are compared on.
     :param blocks: Blocks these come in; None if single rows are resampled.
     :param unfit: Why nothing can be learnt from its rows, or be judged on them; empty if it can.

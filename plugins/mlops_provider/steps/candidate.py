@@ -61,7 +61,7 @@ def begun(
 
 
 def finished_before(stores: Stores, run_id: str) -> bool:
-    """Whether an earlier try has recorded the run's training; the run is ended then, which that try may not have done."""
+    """Whether an earlier try has recorded the run's training; then the run is ended, if that try was killed before."""
     if stores.ledger.find(Kind.TRAINING, run_id) is None:
         return False
     log.info("Run %s has its model already", run_id)

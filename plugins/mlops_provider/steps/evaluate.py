@@ -21,6 +21,7 @@ from mlops_provider.exceptions import DataRejectedError, NotApprovedError
 from mlops_provider.steps.declaration import Declaration, declared_for
 from mlops_provider.steps.learning import blocks, examples, task, threads, training_rows
 from mlops_provider.steps.outcomes import labelled_features
+from mlops_provider.steps.segments import positions_of
 
 if TYPE_CHECKING:
     from mlops_provider.core.evidence import Record
@@ -189,9 +190,9 @@ def _by_segment(
         each.payload["segment"]: each.payload["reason"] for each in map(stores.ledger.get, trained.payload["segments"])
     }
     column, numbers = rows[candidate.column], blocks(spec, rows)
-    members = rows.groupby(candidate.column, observed=True).indices
+    members = positions_of(rows, candidate.column)
     found = []
-    for value in sorted({*decided, *map(str, members)}):
+    for value in sorted({*decided, *members}):
         positions = members.get(value, np.empty(0, dtype=np.intp))
         found.append(
             SegmentScore(

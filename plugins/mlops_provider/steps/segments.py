@@ -1,8 +1,8 @@
 """
 One model per segment: planned once, a child per segment fitted and compared with its parent, the winners put together.
 
-Children are judged before the gate, on the later part of the training rows, where the search validates: rows on which the
-best of many was picked would flatter it, and those of the gate have to judge the whole.
+Children are judged before the gate, on the later part of the training rows, where the search validates: rows on which
+the best of many was picked would flatter it, and those of the gate have to judge the whole.
 """
 
 from __future__ import annotations
@@ -71,9 +71,7 @@ def plan_segments(
                     examples(spec, rows[~later]),
                     threads=threads(spec, Task.PLAN_SEGMENTS),
                 )
-            kept = stores.registry.keep_estimator(
-                run_id, early, folder=_FOLDER, trusted_types=training.TRUSTED_TYPES
-            )
+            kept = stores.registry.keep_estimator(run_id, early, folder=_FOLDER, trusted_types=training.TRUSTED_TYPES)
         return {
             "column": wanted.column,
             "segments": [{**each.as_json(), "excluded": each.excluded(wanted.minimum_rows)} for each in found],
@@ -221,7 +219,7 @@ def _plan(stores: Stores, record_id: str, declaration: str) -> Record:
 
 def _found(spec: ModelSpec, wanted: Segments, rows: pd.DataFrame, later: NDArray[np.bool_]) -> list[Segment]:
     """Every segment of the training rows, by value."""
-    members = rows.groupby(wanted.column, observed=True).indices
+    members = positions_of(rows, wanted.column)
     if not 1 <= len(members) <= wanted.maximum:
         raise DataRejectedError(
             f"{spec.name!r}: the training rows hold {len(members):,} values of {wanted.column!r}, and 1 to "
@@ -230,12 +228,12 @@ def _found(spec: ModelSpec, wanted: Segments, rows: pd.DataFrame, later: NDArray
         )
     outcomes, numbers = rows[spec.target.name].to_numpy(dtype=np.float64), blocks(spec, rows)
     found = []
-    for value in sorted(members, key=str):
+    for value in sorted(members):
         late = later[members[value]]
         early_rows, late_rows = members[value][~late], members[value][late]
         found.append(
             Segment(
-                value=str(value),
+                value=value,
                 rows=len(early_rows),
                 validation_rows=len(late_rows),
                 blocks=None if numbers is None else len(np.unique(numbers[late_rows])),
@@ -243,6 +241,12 @@ def _found(spec: ModelSpec, wanted: Segments, rows: pd.DataFrame, later: NDArray
             )
         )
     return found
+
+
+def positions_of(rows: pd.DataFrame, column: str) -> dict[str, NDArray[np.intp]]:
+    """Positions of the rows of each segment; a row without a value is in none."""
+    found = rows.groupby(column, observed=True).indices
+    return {str(value): np.asarray(positions, dtype=np.intp) for value, positions in found.items()}
 
 
 def _unfit(spec: ModelSpec, early: NDArray[np.float64], late: NDArray[np.float64]) -> str:
@@ -329,9 +333,7 @@ def _fitted(spec: ModelSpec, stores: Stores, plan: Mapping[str, Any], rows: pd.D
         )
 
 
-def _all_decided(
-    stores: Stores, run_id: str, segments: Sequence[str], declaration: str
-) -> tuple[Record, list[Record]]:
+def _all_decided(stores: Stores, run_id: str, segments: Sequence[str], declaration: str) -> tuple[Record, list[Record]]:
     """Give the plan of a run and what was decided about each of its segments, in the plan's order."""
     decided = {record.payload.get("segment"): record for record in map(stores.ledger.get, segments)}
     plans = {str(record.payload.get("plan")) for record in decided.values() if record.kind == Kind.SEGMENT}
@@ -341,8 +343,8 @@ def _all_decided(
     values = [each["value"] for each in planned.payload["segments"]]
     if planned.payload["parent"] != run_id or set(values) != set(decided):
         raise EvidenceError(
-            f"Of the {len(values)} segments that record {planned.record_id!r} plans for run {planned.payload['parent']!r}, "
-            f"{len(set(values) & set(decided))} were decided for run {run_id!r}: clear the tasks that train segments."
+            f"Of the {len(values)} segments that record {planned.record_id!r} plans for run "
+            f"{planned.payload['parent']!r}, {len(set(values) & set(decided))} were decided for run "
+            f"{run_id!r}: clear the tasks that train segments."
         )
     return planned, [decided[value] for value in values]
-

@@ -118,9 +118,7 @@ def train_model(
     """
     record = declared_for(spec, stores, through, declaration)
     declared = Declaration.from_json(record.payload)
-    run_id = candidate.begun(
-        spec, stores, declared, record, made_of={"parameters": dict(parameters)}, origin=origin
-    )
+    run_id = candidate.begun(spec, stores, declared, record, made_of={"parameters": dict(parameters)}, origin=origin)
     if candidate.finished_before(stores, run_id):
         return run_id
 
