@@ -1,9 +1,10 @@
 """
 # Train
 
-Trains a candidate on every month before the one it is judged on, scores it beside the champion
-and two baselines on the same fresh flights, and registers it only if it passes the gate. A rejected
-candidate is a verdict, not a failure: the rest is skipped.
+Trains a candidate on every month before the one it is judged on: one model for all carriers, and a
+mapped task per carrier, whose model is taken where it is shown better. The candidate is scored beside
+the champion, its parent and two baselines on the same fresh flights, and registered only if it passes
+the gate. A rejected candidate is a verdict, not a failure: the rest is skipped.
 
 A command: started by `flight_delays_by_carrier_monitor`, by a person, or by REST.
 """

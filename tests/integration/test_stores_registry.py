@@ -31,6 +31,7 @@ from mlops_provider.core.names import Alias, Tag
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import (
     ConfigurationError,
+    EvidenceError,
     PermanentError,
     ServingCheckError,
     StoreUnavailableError,
@@ -287,6 +288,23 @@ def test_versions_carry_aliases_and_tags(registry: Registry, name: str, pipeline
     assert name in registry.models()
     with pytest.raises(PermanentError):
         registry.load_model(f"models:/{name}/9")
+
+
+def test_an_estimator_that_is_kept_for_a_later_task_is_no_model_of_the_run(
+    registry: Registry, name: str, pipeline: Pipeline, rows: pd.DataFrame
+) -> None:
+    run_id = new_run(registry, name)
+
+    kept = [registry.keep_estimator(run_id, pipeline, folder="segments", trusted_types=TRUSTED) for _ in range(2)]
+    again = registry.kept_estimator(run_id, kept[0], trusted_types=TRUSTED)
+
+    assert np.array_equal(again.predict_proba(rows), pipeline.predict_proba(rows))
+    assert kept[0]["path"] == f"segments/{kept[0]['sha256'][:16]}.skops"
+    assert client(registry).search_logged_models([client(registry).get_run(run_id).info.experiment_id]) == []
+    with pytest.raises(EvidenceError, match="was changed: SHA-256"):
+        registry.kept_estimator(run_id, {**kept[1], "sha256": "0" * 64}, trusted_types=TRUSTED)
+    with pytest.raises(PermanentError, match="refuses"):
+        registry.kept_estimator(run_id, {"path": "segments/nothing.skops", "sha256": ""}, trusted_types=TRUSTED)
 
 
 def test_a_type_that_was_not_reviewed_is_not_stored(

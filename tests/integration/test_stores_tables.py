@@ -85,6 +85,18 @@ def test_a_reference_reads_its_own_version_and_partition(tables: Tables, uri: st
     assert tables.version(uri) == second.ref.version
 
 
+def test_rows_that_hold_a_text_are_read_alone_in_their_order(tables: Tables, uri: str) -> None:
+    for month, seed in (("2013-01", 1), ("2013-02", 2)):
+        tables.replace_partition(uri, month).write(rows(seed=seed), origin_key=month)
+    everything = tables.read(uri, columns=["carrier", "delay", "partition"])
+
+    found = tables.read(uri, columns=["delay", "partition"], equal=("carrier", "UA"))
+
+    expected = everything[everything["carrier"] == "UA"][["delay", "partition"]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, expected)
+    assert tables.read(uri, equal=("carrier", "nobody"), partitions=["2013-01"]).empty
+
+
 def test_unchanged_content_makes_no_version_and_names_the_first(tables: Tables, uri: str) -> None:
     first = tables.replace_partition(uri, "2013-01").write(rows(), origin_key="a")
     tables.replace_partition(uri, "2013-02").write(rows(seed=2), origin_key="b")

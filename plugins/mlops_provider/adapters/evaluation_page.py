@@ -62,6 +62,8 @@ class _Scale:
 
 def _finding(difference: Interval) -> str:
     """Say in a word what an oriented difference means."""
+    if difference.low == difference.high == 0:
+        return "the same"
     if difference.low > 0:
         return "better"
     return "worse" if difference.high < 0 else "inside the noise"

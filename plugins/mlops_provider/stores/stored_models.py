@@ -112,7 +112,8 @@ class StoredModels(Runs):
         """
         Load what :meth:`keep_estimator` kept.
 
-        :raises EvidenceError: It is not there any more, or not what was kept. Not retried.
+        :raises PermanentError: It is not there any more. Not retried.
+        :raises EvidenceError: It is not what was kept. Not retried.
         :raises ServingCheckError: It cannot be loaded here. Not retried.
         """
         self.ping()
