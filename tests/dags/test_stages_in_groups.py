@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG, BaseOperator, TaskGroup
+from airflow.sdk.definitions.mappedoperator import MappedOperator
+from airflow.sdk.definitions.xcom_arg import PlainXComArg
 from airflow.sdk.exceptions import DagRunTriggerException, DownstreamTasksSkipped
 
 from mlops_provider.core.names import Environment, Kind
@@ -80,6 +82,7 @@ class Run:
 
     :param handed: What tasks returned or pushed, by task ID and key.
     :param started: Runs of other DAGs that were asked for.
+    :param called: What mapped tasks are called in the UI.
     """
 
     dag: DAG
@@ -89,6 +92,7 @@ class Run:
     handed: dict[tuple[str, str], Any] = field(default_factory=dict)
     started: list[DagRunTriggerException] = field(default_factory=list)
     skipped: set[str] = field(default_factory=set)
+    called: dict[tuple[str, int], str] = field(default_factory=dict)
 
     def go(self) -> Run:
         for task in self.dag.topological_sort():
@@ -99,6 +103,13 @@ class Run:
         return self
 
     def execute(self, task: BaseOperator) -> None:
+        if isinstance(task, MappedOperator):
+            self.handed[task.task_id, "return_value"] = [self.mapped(task, index) for index in range(self.size(task))]
+            return
+        for name in task.template_fields:  # Airflow asks its server for what mapped tasks gave
+            given = getattr(task, name)
+            if isinstance(given, PlainXComArg) and isinstance(given.operator, MappedOperator):
+                setattr(task, name, self.handed[given.operator.task_id, given.key])
         context = self.context(task)
         task.render_template_fields(context)
         try:
@@ -112,6 +123,25 @@ class Run:
         self.handed[task.task_id, "return_value"] = result
         if task.multiple_outputs:
             self.handed |= {(task.task_id, key): value for key, value in result.items()}
+
+    def size(self, task: MappedOperator) -> int:
+        ((_, given),) = task.expand_input.value.items()
+        return len(self.handed[given.operator.task_id, given.key])
+
+    def mapped(self, task: MappedOperator, index: int) -> Any:
+        ((name, given),) = task.expand_input.value.items()
+        one = task.unmap({name: self.handed[given.operator.task_id, given.key][index]})
+        context = self.context(one)
+        context["ti"].map_index = index
+        one.render_template_fields(context)
+        result = one.execute(context)
+        self.called[task.task_id, index] = (
+            context["task"]
+            .get_template_env()
+            .from_string(str(task.partial_kwargs["map_index_template"]))
+            .render(task=one)
+        )
+        return result
 
     def context(self, task: BaseOperator) -> Any:
         def pull(task_ids: Any = None, key: str = "return_value", **_: Any) -> Any:
@@ -181,6 +211,25 @@ def test_months_go_through_grouped_stages_up_to_a_version_and_its_deployment(pla
     assert place.stores().ledger.decided(Kind.GATE, verdict.key) is not None
     report = Origin("somebodys", trained.run_id, "training.evaluate_model").path
     assert place.stores().reports.read(f"{report}/report.html")
+
+
+def test_segments_are_trained_by_mapped_tasks_that_bear_their_names(place: Place, tmp_path: Path) -> None:
+    divided = place.declared(segments={"column": "line", "minimum_rows": 20})
+    for month in (JANUARY, FEBRUARY):
+        Run(made("ingest"), f"in-{month}", partition=month).go()
+    with DAG("divided", schedule=None) as dag:
+        train(str(divided.use_case / "model.yaml"), deploy_dag="deployment")
+
+    trained = Run(dag, "by-hand", params={"through": FEBRUARY, "trials": 1, "reason": "demand"}).go()
+
+    assert trained.called == {("train_segment", index): line for index, line in enumerate("ABC")}
+    decided = [place.stores().ledger.get(record) for record in trained.handed["train_segment", "return_value"]]
+    assert [each.payload["segment"] for each in decided] == ["A", "B", "C"]
+    assert [each.key.split("/")[3].split(":")[0] for each in decided] == ["0", "1", "2"]
+    parent, whole = (trained.handed[task, "return_value"] for task in ("train_model", "assemble_model"))
+    assert place.stores().ledger.find(Kind.TRAINING, whole).payload["parent"] == parent != whole
+    (deployment,) = trained.started
+    assert deployment.dag_run_id == f"{MODEL}-version-1"
 
 
 def test_the_example_of_the_page_makes_a_dag() -> None:
