@@ -65,7 +65,8 @@ def corrected(confidence: float, judged: int) -> float:
 
 def resamples_for(confidence: float, declared: int) -> int:
     """Give the resamples that an interval of that coverage needs; *declared* at least."""
-    return max(declared, math.ceil(2 * BEYOND_EACH_END / (1 - confidence)))
+    # Rounded first: 1 - 0.99375 is a little less than 0.00625.
+    return max(declared, math.ceil(round(2 * BEYOND_EACH_END / (1 - confidence), 6)))
 
 
 def wins(difference: Interval) -> bool:
