@@ -65,6 +65,7 @@ def sample_of(spec: ModelSpec, *, rows: int, trials: int) -> ModelSpec:
     declared["monitoring"] |= {"minimum_rows": 1}
     if spec.segments:
         declared["segments"] |= {"minimum_rows": _SEGMENT_ROWS}
+        declared["bootstrap"] |= {"block": None}  # the last days of one month are too few to judge a child by
     small = SampledSpec.model_validate(declared)
     small._path, small._rows = spec.path, rows  # noqa: SLF001 - not declared in a yaml, hence no fields
     return small
