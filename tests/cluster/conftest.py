@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mlops_provider.cli.native import free_ports
 from support.cluster import PORTS, RunningCluster
 from support.stack import ROOT
 
