@@ -32,10 +32,12 @@ from mlops_provider.steps.provenance import provenance
 from mlops_provider.steps.score import score
 from mlops_provider.steps.traffic import champion
 from mlops_provider.stores.archive import Archive
-from mlops_provider.stores.predictions import SegmentWriter
+from mlops_provider.stores.predictions import SegmentWriter, deliver
+from mlops_provider.stores.segments import ship_abandoned
 from mlops_provider.stores.staging import Staging
 from mlops_provider.stores.suite import Stores
 from mlops_provider.targets import Server
+from support.aws import Aws
 from support.old_stores import old_ledger
 from support.stack import free_port
 from support.tiny import (
@@ -324,6 +326,99 @@ def test_a_copy_is_another_ledger_and_takes_its_own_tables_over_only(
     for place in (copy, restored):
         own = place.stores().tables.replace_partition(place.table(Table.RAW), MARCH)
         assert own.write(frame, origin_key="own").changed
+
+
+def test_nothing_is_restored_without_a_place_for_the_segments(kept: Path, tmp_path: Path) -> None:
+    place = Place(tmp_path / "new")
+    place.folder.mkdir()
+    place.source.mkdir()
+    places = places_of(place)
+
+    with pytest.raises(ConfigurationError, match=r"Nothing was restored: .* Set MLOPS_SPOOL_DIR"):
+        restore(replace(places, spool=None), kept)
+
+    assert not (place.folder / "tables").exists()
+    restore(places, kept)
+    assert audit.verify(place.stores()).versions == 2
+
+
+def test_no_segment_is_kept_that_follows_one_kept_in_part(
+    tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(tmp_path / "old")
+    place.folder.mkdir()
+    shutil.copy(empty_mlflow, place.folder)
+    writers = [SegmentWriter(place.folder / "spool" / MODEL, name, max_seconds=600) for name in ("first", "second")]
+
+    def answer(request: str, *, full: bool = False) -> None:
+        for writer in writers:
+            writer.max_bytes = 1 if full else 1_000_000
+            writer.append([{"request_id": request, "row": 0, "model": MODEL, "version": "2"}])
+
+    answer("before")
+
+    def go_on() -> None:
+        answer("meanwhile", full=True)
+        answer("newer", full=True)
+
+    others_at_work(monkeypatch, second=go_on)
+    backup(places_of(place), tmp_path / "busy")
+    for writer in writers:
+        writer.close()
+
+    kept = (tmp_path / "busy" / "spool" / MODEL).glob("*/0*")
+    assert sorted(
+        (path.parent.name, path.name, [json.loads(line)["request_id"] for line in path.read_text().splitlines()])
+        for path in kept
+    ) == [
+        ("first", "000000000001.open", ["before"]),
+        ("second", "000000000001.sealed", ["before", "meanwhile"]),
+    ]
+
+
+def test_segments_that_wait_on_s3_are_kept_and_restored_once_each(
+    tmp_path: Path, empty_mlflow: Path, aws: Aws, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in aws.environment().items():
+        monkeypatch.setenv(name, value)
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        shutil.copy(empty_mlflow, tmp_path / name)
+    addresses = {name: f"s3://{aws.bucket()}/spool" for name in ("old", "new")}
+
+    def use(name: str, shipped: str = "") -> None:
+        monkeypatch.setenv(Environment.TABLES_URI, f"{tmp_path}/{name}/tables")
+        monkeypatch.setenv(Environment.LEDGER_URL, f"sqlite:///{tmp_path}/{name}/ledger.db")
+        monkeypatch.setenv(Environment.REGISTRY_URI, f"sqlite:///{tmp_path}/{name}/mlflow.db")
+        monkeypatch.setenv(Environment.SPOOL_DIR, f"{tmp_path}/{name}/spool")
+        monkeypatch.setenv(Environment.SPOOL_URI, shipped)
+
+    folder = tmp_path / "old" / "spool" / MODEL
+    writer = SegmentWriter(folder, "server", max_bytes=1, ship_to=f"{addresses['old']}/{MODEL}", s3=aws.s3())
+    for request in ("one", "two"):
+        writer.append([{"request_id": request, "row": 0}])
+    writer.close()
+    with closing(SegmentWriter(folder, "server")) as writer:
+        writer.append([{"request_id": "three", "row": 0}])
+
+    def moved() -> None:
+        ship_abandoned(folder, f"{addresses['old']}/{MODEL}", aws.s3())
+
+    use("old", addresses["old"])
+    with monkeypatch.context() as during:
+        others_at_work(during, spool=moved)
+        assert main(("backup", "kept")) == 0
+    use("new")
+    assert main(("restore", "kept")) == 1
+    assert "3 files of prediction segments. Set MLOPS_SPOOL_URI" in capsys.readouterr().err
+    use("new", addresses["new"])
+    assert main(("restore", "kept")) == 0
+
+    tables = Stores.from_environment().tables
+    uri, spool = tables.uri(MODEL, "log"), f"{addresses['new']}/{MODEL}"
+    assert deliver(tables, uri, spool, aws.s3(), left_in=tmp_path / "new" / "spool" / MODEL).rows == 3
+    assert sorted(tables.read(uri)["request_id"]) == ["one", "three", "two"]
 
 
 @pytest.fixture

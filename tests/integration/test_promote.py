@@ -316,14 +316,29 @@ def test_the_operator_promotes_between_environments(by: str, pair: Pair, monkeyp
 
 
 def test_a_version_is_not_promoted_into_a_copy_that_has_it(pair: Pair, tmp_path: Path) -> None:
+    shutil.copy(tmp_path / "mlflow.db", pair.prod.folder)
     staging, prod = pair.staging.stores(), pair.prod.stores()
     prod.ledger.restore(staging.ledger.records())
-    before = prod.ledger.head()
+    before = prod.ledger.head(), prod.registry.versions(MODEL)
 
     assert pair.promote("2") == "2"
 
-    assert prod.ledger.head() == before
-    assert prod.registry.versions(MODEL) == []
+    assert (prod.ledger.head(), prod.registry.versions(MODEL)) == before
+    assert len(before[1]) == 2
+
+
+def test_a_copy_of_the_ledger_without_its_registry_is_told(pair: Pair, tmp_path: Path) -> None:
+    prod = pair.prod.stores()
+    prod.ledger.restore(pair.staging.stores().ledger.records())
+
+    with pytest.raises(EvidenceError, match=r"in the ledger of prod, .*, but its MLflow has no version 2 of"):
+        pair.promote("2")
+
+    shutil.copy(tmp_path / "mlflow.db", tmp_path / "another.db")
+    pair.prod = Place(pair.prod.folder, registry_uri=f"sqlite:///{tmp_path}/another.db")
+    pair.prod.stores().registry.tag_version(MODEL, "2", {Tag.LEDGER_HEAD: "another"})
+    with pytest.raises(EvidenceError, match=r"in its MLflow version 2 is run .* with the tag .* another, and the"):
+        pair.promote("2")
 
 
 def test_a_version_is_promoted_into_a_copy_that_was_made_while_it_was_trained(pair: Pair) -> None:

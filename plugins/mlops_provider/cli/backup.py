@@ -67,6 +67,7 @@ def places(database: str | None, artifacts: str | None = None) -> Places:
         stores=Stores.from_environment(),
         registry_database=database or database_of(required(Environment.REGISTRY_URI), home),
         spool=Path(spool) if spool else None,
+        shipped=os.environ.get(Environment.SPOOL_URI) or None,
         artifacts=artifacts,
     )
 

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from mlops_provider.core.evidence import Record, break_at, following
-from mlops_provider.core.names import REPORTS_FOLDER, Kind
+from mlops_provider.core.names import REPORTS_FOLDER, Environment, Kind
 from mlops_provider.exceptions import ConfigurationError, EvidenceError, FileGoneError, StoreUnavailableError
 from mlops_provider.stores import delta, mlflow_artifacts, mlflow_database
 from mlops_provider.stores.archive import Archive, Manifest
@@ -33,13 +33,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LEDGER, REGISTRY = "ledger.jsonl", "registry.jsonl"
-TABLES, REPORTS, SPOOL, ARTIFACTS = "tables", "reports", "spool", "artifacts"
+TABLES, REPORTS, ARTIFACTS = "tables", "reports", "artifacts"
+SPOOL, SHIPPED = "spool", "shipped"
 _LOG, _HINT = "_delta_log", "_last_checkpoint"
 _OF_A_LOG = re.compile(r"\d{20}\.(json|crc|checkpoint.*\.parquet)")
 """Files of a transaction log; what else lies there is on its way to become one."""
-_SEGMENT = re.compile(r"(.*/\d+)\.(?:open|sealed)")
+_SEGMENT = re.compile(r"(.*)/(\d+)\.(?:open|sealed)")
 _SERIES = ("identity", "sequence")
 """Files of a replica's spool that say which segments are its own, and how many there were."""
+_SPOOL_OF = {SPOOL: Environment.SPOOL_DIR, SHIPPED: Environment.SPOOL_URI}
 _AGREED = (Kind.TRAINING, Kind.REGISTRATION, Kind.TRAFFIC, Kind.PROMOTION, Kind.ROLLBACK)
 """Kinds whose records the registry shows, too."""
 _TRIES = 20
@@ -54,6 +56,7 @@ class Places:
     :param stores: Ledger, tables and reports; the registry for files behind an MLflow server.
     :param registry_database: SQLAlchemy URL of the database behind MLflow.
     :param spool: Folder of the servers' prediction segments; None if there is none.
+    :param shipped: Address on S3 to which they are moved; None if they stay in their folder.
     :param artifacts: Restore: where files of MLflow go that were in a folder; None beside an SQLite database, else
         where they were.
     """
@@ -61,7 +64,13 @@ class Places:
     stores: Stores
     registry_database: str
     spool: Path | None = None
+    shipped: str | None = None
     artifacts: str | None = None
+
+    def spools(self) -> Mapping[str, Tree]:
+        """Where segments wait, by their folder in a backup; the one they are moved to last."""
+        trees = {SPOOL: Tree(str(self.spool))} if self.spool else {}
+        return trees | ({SHIPPED: Tree(self.shipped, self.stores.spool_s3())} if self.shipped else {})
 
 
 def backup(places: Places, folder: Path) -> Manifest:
@@ -79,9 +88,8 @@ def backup(places: Places, folder: Path) -> Manifest:
     """
     stores, archive = places.stores, Archive(folder)
     archive.begin()
-    spool = Tree(str(places.spool)) if places.spool else None
-    if spool:
-        _add_segments(archive, spool)
+    spools = places.spools()
+    _add_segments(archive, spools)
     count, head = _add_ledger_and_registry(archive, places)
     _add_tables(archive, stores.tables.tree)
     _add_tree(archive, REPORTS, stores.reports.tree)
@@ -89,7 +97,7 @@ def backup(places: Places, folder: Path) -> Manifest:
     for number, location in enumerate(locations):
         files = mlflow_artifacts.Artifacts(location, stores.registry.tracking_uri)
         _add_tree(archive, f"{ARTIFACTS}/{number}", files)
-    if spool:
+    if spool := spools.get(SPOOL):
         for name in (name for name in spool.names() if PurePosixPath(name).name in _SERIES):
             archive.add(f"{SPOOL}/{name}", spool.pieces(name))
     return archive.finish(
@@ -136,18 +144,17 @@ def restore(places: Places, folder: Path, *, as_copy: bool = False) -> Manifest:
     """
     manifest = verify(folder)
     log.info("the backup of %s is whole: %s files", manifest.made_at, len(manifest.files))
-    _require_empty(places)
     stores, archive = places.stores, Archive(folder)
     archive.entries = dict(manifest.files)
+    spools = places.spools()
+    _require_spools(archive, spools)
+    _require_empty(places)
     copy = [_copy_record(archive, manifest)] if as_copy else []
     _put_back(archive, TABLES, stores.tables.tree)
     _note_moves(archive, stores, str(manifest.about["tables_root"]), copy)
     _put_back(archive, REPORTS, stores.reports.tree)
-    if places.spool:
-        _put_back(archive, SPOOL, Tree(str(places.spool)))
-    elif archive.below(SPOOL):
-        raise ConfigurationError("The backup holds prediction segments: set MLOPS_SPOOL_DIR to say where they go.")
-
+    for name, spool in spools.items():
+        _put_back(archive, name, spool)
     moves = _artifact_moves(places, manifest.about["artifacts"])
     for number, location in enumerate(manifest.about["artifacts"]):
         there = mlflow_artifacts.Artifacts(moves.get(location, location), stores.registry.tracking_uri)
@@ -169,13 +176,22 @@ def _whole(records: Iterable[Record], head: list[Record]) -> Iterator[Record]:
         yield record
 
 
+def _require_spools(archive: Archive, spools: Mapping[str, Tree]) -> None:
+    for name, variable in _SPOOL_OF.items():
+        if name not in spools and (kept := archive.below(name)):
+            raise ConfigurationError(
+                f"Nothing was restored: the backup holds {len(kept)} files of prediction segments. Set {variable} to "
+                "say where they go."
+            )
+
+
 def _require_empty(places: Places) -> None:
     stores = places.stores
     occupied = [
         (stores.ledger.head() is not None, "the ledger (MLOPS_LEDGER_URL) has records"),
         (bool(stores.tables.tree.names()), f"{stores.tables.root} (MLOPS_TABLES_URI) has files"),
         (bool(stores.reports.tree.names()), f"{stores.reports.root} (MLOPS_REPORTS_URI) has files"),
-        (places.spool is not None and bool(Tree(str(places.spool)).names()), "MLOPS_SPOOL_DIR has files"),
+        *((bool(tree.names()), f"{tree.root} ({_SPOOL_OF[name]}) has files") for name, tree in places.spools().items()),
         (not mlflow_database.is_empty(places.registry_database), "MLflow's database has runs or models"),
     ]
     if found := [words for full, words in occupied if full]:
@@ -191,24 +207,63 @@ def _add_tree(archive: Archive, folder: str, tree: Tree) -> None:
     log.info("%s: %s files of %s", folder, len(names), tree.root)
 
 
-def _add_segments(archive: Archive, spool: Tree) -> None:
-    """Copy segments until all are; one that is gone was sealed, and is found again, or delivered, and in the table."""
-    copied: set[str] = set()
+def _add_segments(archive: Archive, spools: Mapping[str, Tree]) -> None:
+    """
+    Copy the segments that there are now, each from where it lies when its turn comes.
+
+    One that is gone was sealed or moved, and is found again, or was delivered, and is in the table. Those that begin
+    later are left out: the last one may be copied while it is written, and nothing may follow its half.
+    """
+    newest: dict[str, int] = {}
+    for replica, number in _segments(spools):
+        newest[replica] = max(number, newest.get(replica, 0))
+    copied: set[tuple[str, int]] = set()
+    if not newest:
+        return
     for _ in range(_TRIES):
-        found = {match[1]: name for name in spool.names() if (match := _SEGMENT.fullmatch(name))}
-        left = {segment: name for segment, name in found.items() if segment not in copied}
+        left = {
+            (replica, number): file
+            for (replica, number), file in _segments(spools).items()
+            if number <= newest.get(replica, 0) and (replica, number) not in copied
+        }
         if not left:
-            log.info("%s: %s segments of %s", SPOOL, len(copied), spool.root)
+            log.info("%s prediction segments of %s", len(copied), " and ".join(tree.root for tree in spools.values()))
             return
-        for segment, name in left.items():
+        for segment, (folder, name) in left.items():
             try:
-                archive.add(f"{SPOOL}/{name}", spool.pieces(name))
+                archive.add(f"{folder}/{name}", spools[folder].pieces(name))
             except FileGoneError:
                 continue
             copied.add(segment)
     raise StoreUnavailableError(
-        f"{spool.root} was never the same in {_TRIES} looks. Is its disk slow? Make the backup again."
+        f"The prediction segments were never the same in {_TRIES} looks. Is their disk slow? Make the backup again."
     )
+
+
+def _segments(spools: Mapping[str, Tree]) -> dict[tuple[str, int], tuple[str, str]]:
+    """
+    Folder and name of each segment, by its replica and number.
+
+    Looked for last where they are moved to, so that none is missed on its way.
+    """
+    found: dict[tuple[str, int], tuple[str, str]] = {}
+    for folder, tree in spools.items():
+        replicas: dict[str, str] = {}
+        for name in tree.names():
+            if match := _SEGMENT.fullmatch(name):
+                replica, number = match[1], int(match[2])
+                if folder == SPOOL:
+                    replica = replicas.get(replica) or replicas.setdefault(replica, _replica(tree, replica))
+                found[replica, number] = folder, name
+    return found
+
+
+def _replica(tree: Tree, folder: str) -> str:
+    """Name of the replica that a folder of segments belongs to, as it is called on S3."""
+    try:
+        return f"{folder}-{b''.join(tree.pieces(f'{folder}/identity')).decode()}"
+    except FileGoneError:  # nobody has named it yet
+        return folder
 
 
 def _add_ledger_and_registry(archive: Archive, places: Places) -> tuple[int, Record | None]:

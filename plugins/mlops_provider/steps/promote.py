@@ -48,7 +48,8 @@ def promote(
     :param destination_name: Environment it goes to, for messages.
     :return: Its version number in *destination*.
     :raises RolloutRefusedError: It never passed the gate in *source*, or was rolled back there. Not retried.
-    :raises EvidenceError: The evidence or the files in *source* were changed after they were recorded. Not retried.
+    :raises EvidenceError: The evidence or the files in *source* were changed after they were recorded, or a ledger
+        that is a copy of *source*'s has not the registry that belongs to it. Not retried.
     :raises StoreUnavailableError: A store is away. Retried.
     """
     if source.ledger.url == destination.ledger.url:
@@ -58,6 +59,11 @@ def promote(
     where = f"{model!r} version {version} of {source_name}"
     registration, evidence = _evidence(source, model, version, where)
     if destination.ledger.holds(registration):
+        if differs := _registry_differs(destination, registration):
+            raise EvidenceError(
+                f"{where} is in the ledger of {destination_name}, a copy of that of {source_name}, but {differs}. "
+                "Name the registry that was restored with that ledger, or restore both from one backup."
+            )
         log.info("%s is in %s already: its ledger is a copy of that one, made later.", where, destination_name)
         return version
     promoted = {
@@ -124,14 +130,8 @@ def _evidence(source: Stores, model: str, version: str, where: str) -> tuple[Rec
     refuse_rolled_back(ledger, model, version)
     registration = registration_of(ledger, model, version)
     assert registration is not None  # or it would not be approved
-    registered = source.registry.version(model, version)
-    tag, run_id = registered.tags.get(Tag.LEDGER_HEAD), registration.payload["run_id"]
-    if tag != registration.digest or registered.run_id != run_id:
-        raise EvidenceError(
-            f"{where} is not promoted: in MLflow it is run {registered.run_id!r} with the tag {Tag.LEDGER_HEAD} {tag}, "
-            f"the ledger registered run {run_id!r} with {registration.digest}. `mlops audit verify` in that "
-            "environment tells more."
-        )
+    if differs := _registry_differs(source, registration):
+        raise EvidenceError(f"{where} is not promoted: {differs}. `mlops audit verify` in that environment tells more.")
     declaration = ledger.get(registration.payload["declaration"])
     searches = [
         each for each in ledger.history(Kind.SEARCH, model) if each.payload["declaration"] == declaration.record_id
@@ -147,6 +147,21 @@ def _evidence(source: Stores, model: str, version: str, where: str) -> tuple[Rec
         registration,
     ]
     return registration, list({record.record_id: record for record in (*earlier, *own)}.values())
+
+
+def _registry_differs(stores: Stores, registration: Record) -> str:
+    """Say in what MLflow and the registration of a version differ; nothing if they agree."""
+    model, version, run_id = registration.model, registration.payload["version"], registration.payload["run_id"]
+    found = next((each for each in stores.registry.versions(model) if each.version == version), None)
+    if found is None:
+        return f"its MLflow has no version {version} of {model!r}"
+    tag = found.tags.get(Tag.LEDGER_HEAD)
+    if tag == registration.digest and found.run_id == run_id:
+        return ""
+    return (
+        f"in its MLflow version {version} is run {found.run_id!r} with the tag {Tag.LEDGER_HEAD} {tag}, and the ledger "
+        f"registered run {run_id!r} with {registration.digest}"
+    )
 
 
 def _training(source: Stores, registration: Record, where: str) -> Record:

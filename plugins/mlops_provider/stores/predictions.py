@@ -89,8 +89,7 @@ def _waiting(
         if left_in is not None:
             ship_abandoned(left_in, address, access)
         return lambda: shipped_segments(address, access)
-    for folder in Path(spool_dir).glob("*/"):
-        seal_abandoned(folder)
+    seal_abandoned(spool_dir)
     return lambda: sealed_segments(spool_dir)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -41,6 +42,9 @@ _TAKEN = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 _ENVIRONMENT = "the environment (AWS_ACCESS_KEY_ID and its like, or AWS_PROFILE)"
 
 _CONNECT_SECONDS, _READ_SECONDS, _ATTEMPTS = 5, 30, 4
+_HURRIED_READ_SECONDS, _HURRIED_ATTEMPTS = 10, 2
+_MAKING_CLIENT = threading.Lock()
+"""boto3's sessions make one client at a time."""
 # deltalake's own limits (10 retries, 180 s) would keep a task waiting for minutes when the address is wrong.
 _DELTA_LIMITS = {
     "max_retries": str(_ATTEMPTS - 1),
@@ -105,8 +109,25 @@ class S3:
             retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
         )
         config = limits.merge(self.config) if self.config is not None else limits
-        with self.explained("S3"):
+        with _MAKING_CLIENT, self.explained("S3"):
             return self.session.client("s3", endpoint_url=self.endpoint_url, verify=self.verify, config=config)
+
+    def hurried(self) -> S3:
+        """
+        Give the same access for somebody whom others wait for: it gives up after two tries of 15 seconds.
+
+        Also where the settings of an Airflow connection would wait longer.
+        """
+        session = self.session
+        from botocore.config import Config
+
+        limits = Config(
+            connect_timeout=_CONNECT_SECONDS,
+            read_timeout=_HURRIED_READ_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": _HURRIED_ATTEMPTS},
+        )
+        config = self.config.merge(limits) if self.config is not None else limits
+        return S3(session, endpoint_url=self.endpoint_url, config=config, verify=self.verify, source=self.source)
 
     @property
     def renewed(self) -> bool:
@@ -247,9 +268,14 @@ class S3:
         """The error for a store that does not answer or fails."""
         where = f" at {self.endpoint_url}" if self.endpoint_url else ""
         return StoreUnavailableError(
-            f"S3{where} cannot be used for {uri} ({_ATTEMPTS} tries). It is tried again with the task; if it goes on, "
-            f"check the network and {self.source}. It said: {' '.join(said.split())[:600]}"
+            f"S3{where} cannot be used for {uri} ({self._tries} tries). It is tried again with the task; if it goes "
+            f"on, check the network and {self.source}. It said: {' '.join(said.split())[:600]}"
         )
+
+    @property
+    def _tries(self) -> int:
+        retries = getattr(self.config, "retries", None) or {}
+        return int(retries.get("total_max_attempts", _ATTEMPTS))
 
     def _credentials(self) -> tuple[str, str, str | None]:
         with self.explained("S3"):

@@ -10,13 +10,12 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import math
 import os
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,13 @@ _OPEN, _SEALED = ".open", ".sealed"
 _ADOPT_SECONDS = 30.0
 """Time between two looks for what other replicas left behind."""
 _PATIENCE = 5.0
-"""Seconds a starting replica waits for a delivery that seals what it left open."""
+"""Seconds a starting replica waits for one of its name that ends."""
+_PATIENCE_WITH_MOVERS = 60.0
+"""Seconds it waits for others that seal or move what it left: longer than their turn and two tries of S3."""
+_TURN_SECONDS, _PAUSE_SECONDS = 1.0, 0.2
+"""Those who move what another replica left let go of its folder after a turn, for it to start again."""
+_WRITES, _MOVES = b"w", b"m"
+"""First byte of a folder's lock file: what for it was taken last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,7 @@ class SegmentWriter:
         delivering task can't see; ``<ship_to>/<replica>/<sequence>.sealed``.
     :param s3: Access to it; by default with what the environment holds.
     :raises ConfigurationError: Another process writes under this name. Not retried.
+    :raises StoreUnavailableError: Another process still moves what was left under this name. Retried.
     """
 
     def __init__(
@@ -116,23 +122,19 @@ class SegmentWriter:
         self._file: int | None = None
         self._size, self._opened, self._unsynced = 0, 0.0, False
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = _locked(self.folder, patience=_PATIENCE)
-        if lock is None:
-            raise ConfigurationError(
-                f"Another process writes predictions to {self.folder}: give each replica a name or a spool folder of "
-                "its own."
-            )
-        self._lock = lock
+        self._lock = _owned(self.folder)
         # A spool that was wiped begins with 1 again: without a new identity its rows would count as delivered.
         self.replica = f"{name}-{_identity(self.folder)}"
         _seal_leftovers(self.folder)
         self._keeper = threading.Thread(target=self._keep, name=f"segments-{name}", daemon=True)
         self._keeper.start()
-        self._adopted = -math.inf
-        # A thread of its own: S3 may take long to answer, and what is logged meanwhile has to reach the disk.
+        # Threads of their own: S3 may take long to answer. What is logged meanwhile has to reach the disk, and what
+        # others left must not hold up what this one wrote.
         self._shipper = threading.Thread(target=self._keep_shipping, name=f"shipping-{name}", daemon=True)
+        self._adopter = threading.Thread(target=self._keep_adopting, name=f"adopting-{name}", daemon=True)
         if self.s3 is not None:
             self._shipper.start()
+            self._adopter.start()
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """
@@ -156,14 +158,15 @@ class SegmentWriter:
                 self._tend(self._seal)
 
     def close(self) -> None:
-        """Seal what is open, and ship it; nothing can be appended afterwards."""
+        """Seal what is open, and ship it; nothing can be appended afterwards. What others left waits."""
         self._stopping.set()
         self._keeper.join()
-        if self.s3 is not None:
-            self._shipper.join()
         with self._mutex:
             self._seal()
-        self._ship()
+        if self.s3 is not None:
+            self._shipper.join()
+            self._ship()
+            self._adopter.join()
         os.close(self._lock)
 
     def _open(self) -> None:
@@ -221,9 +224,12 @@ class SegmentWriter:
     def _keep_shipping(self) -> None:
         while not self._stopping.wait(1.0):
             self._ship()
-            if time.monotonic() - self._adopted >= _ADOPT_SECONDS:
-                self._adopted = time.monotonic()
-                self._ship_for_others()
+
+    def _keep_adopting(self) -> None:
+        wait = 1.0
+        while not self._stopping.wait(wait):
+            self._ship_for_others()
+            wait = _ADOPT_SECONDS
 
     def _ship(self) -> None:
         """Move sealed segments to S3, oldest first; what can't be moved now stays, with all that follow it."""
@@ -238,7 +244,7 @@ class SegmentWriter:
         """Move what replicas left in folders beside this one's, those that are no more."""
         assert self.s3 is not None
         try:
-            ship_abandoned(self.folder.parent, self.ship_to, self.s3)
+            ship_abandoned(self.folder.parent, self.ship_to, self.s3, stopping=self._stopping)
         except (MLOpsError, OSError) as error:
             log.error("What others left in %s stays there for now: %s", self.folder.parent, error)
 
@@ -260,26 +266,47 @@ def shipped_segments(uri: str, s3: S3) -> list[ShippedSegment]:
     return [ShippedSegment(found, size, s3) for found, size in s3.sizes(uri).items() if found.endswith(_SEALED)]
 
 
-def ship_abandoned(spool_dir: Path | str, ship_to: str, s3: S3) -> None:
+def ship_abandoned(spool_dir: Path | str, ship_to: str, s3: S3, *, stopping: threading.Event | None = None) -> None:
     """
     Move to S3 what replicas left in their folders that are no more, the segment they were killed in included.
 
-    The folder's lock is held meanwhile: one process at a time moves its segments, in their order.
+    A folder's lock is held meanwhile, so one process at a time moves its segments, in their order; after each second
+    it is let go of, so that its replica can start again. A folder that can't be used is told in the log and passed
+    over.
 
+    :param stopping: Once it is set, no further segment is begun.
     :raises StoreUnavailableError: S3 does not answer; what was not moved stays. Retried.
     """
-    for folder in sorted(Path(spool_dir).glob("*/")):
-        if any(path.suffix in (_OPEN, _SEALED) for path in folder.glob("*")):
-            with _abandoned(folder) as ours:
-                if ours:
-                    _seal_leftovers(folder)
-                    _shipped(folder, ship_to.rstrip("/"), s3)
+    stopping, hurried = stopping or threading.Event(), s3.hurried()
+
+    def moved(folder: Path) -> None:
+        while _ship_a_turn(folder, ship_to.rstrip("/"), hurried, stopping):
+            if stopping.wait(_PAUSE_SECONDS):
+                return
+
+    _in_each_folder(spool_dir, moved)
 
 
-def _shipped(folder: Path, ship_to: str, s3: S3) -> None:
+def _ship_a_turn(folder: Path, ship_to: str, s3: S3, stopping: threading.Event) -> bool:
+    """Move segments of a folder whose replica is no more, for a second; give whether it is worth another turn."""
+    if stopping.is_set() or not any(path.suffix in (_OPEN, _SEALED) for path in folder.iterdir()):
+        return False
+    with _abandoned(folder) as ours:
+        if not ours:
+            return False
+        _seal_leftovers(folder)
+        turn = time.monotonic() + _TURN_SECONDS
+        return not _shipped(folder, ship_to, s3, lambda: time.monotonic() < turn and not stopping.is_set())
+
+
+def _shipped(folder: Path, ship_to: str, s3: S3, go_on: Callable[[], bool] = lambda: True) -> bool:
+    """Move segments to S3 as long as *go_on* says so; give whether all were moved."""
     for segment in _sealed_in(folder):
+        if not go_on():
+            return False
         s3.write(f"{ship_to}/{segment.replica}/{segment.path.name}", segment.read())
         segment.remove()
+    return True
 
 
 def _sealed_in(folder: Path) -> list[Segment]:
@@ -288,19 +315,37 @@ def _sealed_in(folder: Path) -> list[Segment]:
     return [Segment(path, replica, int(path.stem)) for path in paths]
 
 
-def _locked(folder: Path, *, patience: float) -> int | None:
-    """Hold the folder's lock as long as the process lives; None if another process does, for *patience* seconds."""
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    give_up = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock
-        except BlockingIOError:
-            if time.monotonic() >= give_up:
-                os.close(lock)
-                return None
+def _owned(folder: Path) -> int:
+    """Hold the lock of a replica's own folder as long as the process lives."""
+    started = time.monotonic()
+    while (lock := _locked(folder, _WRITES)) is None:
+        moved = (folder / "lock").read_bytes()[:1] == _MOVES
+        patience = _PATIENCE_WITH_MOVERS if moved else _PATIENCE
+        if time.monotonic() - started >= patience:
+            if moved:
+                raise StoreUnavailableError(
+                    f"What was left in {folder} is being moved by another process, for {patience:.0f} seconds already. "
+                    "Does S3 take long to answer it? Start this replica again."
+                )
+            raise ConfigurationError(
+                f"Another process writes predictions to {folder}: give each replica a name or a spool folder of its "
+                "own."
+            )
         time.sleep(0.05)
+    return lock
+
+
+def _locked(folder: Path, purpose: bytes) -> int | None:
+    """Take the folder's lock and say in it what for; None if another process holds it."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    with suppress(OSError):  # the disk is full: who waits is told less
+        os.pwrite(lock, purpose, 0)
+    return lock
 
 
 def _identity(folder: Path) -> str:
@@ -321,18 +366,31 @@ def _last_sequence(folder: Path) -> int:
     return max([kept, *(int(path.stem) for path in folder.glob("*") if path.suffix in (_OPEN, _SEALED))])
 
 
-def seal_abandoned(folder: Path) -> None:
-    """Seal what a replica left open, unless it is alive."""
-    if any(folder.glob(f"*{_OPEN}")):
-        with _abandoned(folder) as ours:
-            if ours:
-                _seal_leftovers(folder)
+def seal_abandoned(spool_dir: Path | str) -> None:
+    """Seal what replicas left open that are no more; a folder that can't be used is told in the log."""
+
+    def sealed(folder: Path) -> None:
+        if any(path.suffix == _OPEN for path in folder.iterdir()):
+            with _abandoned(folder) as ours:
+                if ours:
+                    _seal_leftovers(folder)
+
+    _in_each_folder(spool_dir, sealed)
+
+
+def _in_each_folder(spool_dir: Path | str, action: Callable[[Path], None]) -> None:
+    """Do something for each replica's folder; one that can't be used keeps nobody from the others."""
+    for folder in sorted(Path(spool_dir).glob("*/")):
+        try:
+            action(folder)
+        except OSError as error:
+            log.error("What was left in %s stays there for now: %s", folder, error)
 
 
 @contextmanager
 def _abandoned(folder: Path) -> Iterator[bool]:
     """Hold the lock of a folder whose replica is no more; false if it lives."""
-    lock = _locked(folder, patience=0)
+    lock = _locked(folder, _MOVES)
     try:
         yield lock is not None
     finally:
