@@ -28,6 +28,8 @@ ENV PATH=/opt/venv/bin:$PATH \
 RUN useradd --uid 50000 --create-home airflow \
     && install -d -o airflow -g airflow /opt/airflow /opt/airflow/auth /opt/airflow/config /opt/airflow/logs \
        /srv/mlops /srv/mlops/evidently /srv/mlops/spool
+# The health checks of Airflow's Helm chart go through this program of Airflow's own image.
+RUN printf '#!/bin/sh\nexec "$@"\n' > /entrypoint && chmod 755 /entrypoint
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /opt/airflow
 COPY --chown=airflow airflow_settings.yaml ./

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from airflow.sdk.module_loading import import_string
 from kubernetes_validate import ValidationError, validate
 
 from mlops_provider.core.names import Environment
+from mlops_provider.serving.process import SHUTDOWN_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy/kubernetes"
@@ -69,6 +72,39 @@ def test_the_parts_of_a_pod_in_the_values_make_a_pod() -> None:
 
     for pod in pods:
         validate({"apiVersion": "v1", "kind": "Pod", "spec": pod}, KUBERNETES[1], strict=True)
+
+
+def test_the_image_holds_the_program_that_the_charts_health_checks_run(tmp_path: Path) -> None:
+    stage = (ROOT / "Dockerfile").read_text(encoding="utf-8").rpartition("\nFROM ")[2].partition("\nUSER ")[0]
+    [made] = re.findall(r"^RUN (.*/entrypoint.*)$", stage, re.MULTILINE)
+    program = shlex.quote(str(tmp_path / "entrypoint"))
+
+    subprocess.run(["/bin/sh", "-euc", made.replace("/entrypoint", program)], check=True)
+    check = f"CONNECTION_CHECK_MAX_COUNT=0 exec {program} \\\n printf '%s,' one 'two three'"
+    done = subprocess.run(["/bin/sh", "-c", check], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "one,two three,"
+
+
+def test_no_log_groomer_is_started_whose_program_the_image_lacks() -> None:
+    assert [VALUES[part]["logGroomerSidecar"] for part in ("scheduler", "dagProcessor", "triggerer")] == [
+        {"enabled": False}
+    ] * 3
+
+
+def test_tasks_open_the_tables_with_the_connection_of_the_logs() -> None:
+    settings = {each["name"]: each["value"] for each in VALUES["env"]}
+
+    assert settings["MLOPS_AWS_CONN_ID"] == VALUES["config"]["logging"]["remote_log_conn_id"]
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert f"airflow connections add {settings['MLOPS_AWS_CONN_ID']}" in page
+
+
+def test_a_model_server_has_time_to_finish_and_to_ship() -> None:
+    pod = documents("model-server.yaml")[0]["spec"]["template"]["spec"]
+    _sleep, pause = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+
+    assert pod["terminationGracePeriodSeconds"] >= int(pause) + 2 * SHUTDOWN_SECONDS
 
 
 def test_airflow_knows_every_option_in_the_values() -> None:

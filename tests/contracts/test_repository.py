@@ -11,19 +11,22 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import compose
 import pytest
 import yaml
+from boto3.session import Session
 from packaging.utils import canonicalize_name
 
 from mlops_provider.cli import compose_file
 from mlops_provider.core import names
 from mlops_provider.get_provider_info import get_provider_info
+from mlops_provider.serving.process import SHUTDOWN_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "plugins" / "mlops_provider"
@@ -209,13 +212,16 @@ def test_no_module_takes_the_name_of_a_library() -> None:
 
 
 def compose_config(
-    *arguments: str, env_file: Path | str = os.devnull, file: Path = ROOT / "docker-compose.yaml"
+    *arguments: str,
+    env_file: Path | str = os.devnull,
+    file: Path = ROOT / "docker-compose.yaml",
+    shell: Mapping[str, str] = MappingProxyType({}),
 ) -> subprocess.CompletedProcess[str]:
-    """Run Compose's own check on a file, with nothing of the machine's environment."""
+    """Run Compose's own check on a file, with nothing of the machine's environment but *shell*."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         pytest.skip("the wheel's Compose is for Linux on x86-64")
     command = (str(COMPOSE), "--file", str(file), "--env-file", str(env_file), "config", *arguments)
-    return subprocess.run(command, cwd=file.parent, env={}, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=file.parent, env=dict(shell), capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -332,6 +338,75 @@ def test_airflow_has_a_connection_to_s3_and_no_keys_of_its_own(composed: dict[st
     assert {name for name, found in environments.items() if "AWS_SECRET_ACCESS_KEY" in found} == {
         "s3-bucket", "mlflow", "model-server-1", "model-server-2",
     }  # fmt: skip
+
+
+def test_keys_and_region_of_a_shell_reach_no_service(env_file: Path, composed: dict[str, Any]) -> None:
+    shell = {
+        "AWS_ACCESS_KEY_ID": "of-the-shell",
+        "AWS_SECRET_ACCESS_KEY": "of-the-shell",
+        "AWS_SESSION_TOKEN": "of-the-shell",
+        "AWS_ENDPOINT_URL": "http://of-the-shell",
+        "AWS_DEFAULT_REGION": "eu-central-1",
+    }
+
+    run = compose_config("--format", "json", env_file=env_file, shell=shell)
+
+    assert json.loads(run.stdout) == composed
+
+
+def test_a_bucket_of_ones_own_is_reached_with_what_the_env_file_says(env_file: Path, tmp_path: Path) -> None:
+    chosen = tmp_path / ".env"
+    lines = [line for line in env_file.read_text().splitlines() if not line.startswith(("COMPOSE_", "MLOPS_AWS_"))]
+    chosen.write_text("\n".join([*lines, "MLOPS_AWS_REGION=eu-central-1", "MLOPS_AWS_SESSION_TOKEN=token"]))
+
+    services = json.loads(compose_config("--format", "json", env_file=chosen).stdout)["services"]
+
+    for name in ("mlflow", "model-server-1"):
+        assert {key: value for key, value in services[name]["environment"].items() if key.startswith("AWS_")} == {
+            "AWS_DEFAULT_REGION": "eu-central-1", "AWS_SESSION_TOKEN": "token", "AWS_ENDPOINT_URL": "",
+            "AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "",
+        }  # fmt: skip
+
+
+def test_boto3_takes_an_empty_variable_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = tmp_path / "credentials"
+    keys.write_text("[default]\naws_access_key_id = of-the-host\naws_secret_access_key = secret\n")
+    for name in ("ENDPOINT_URL", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN"):
+        monkeypatch.setenv(f"AWS_{name}", "")
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(keys))
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+
+    session = Session()
+    found = session.get_credentials()
+
+    assert found is not None
+    assert (found.access_key, found.token) == ("of-the-host", None)
+    assert session.client("s3").meta.endpoint_url == "https://s3.eu-central-1.amazonaws.com"
+
+
+def test_a_stopped_model_server_has_time_to_finish_and_to_ship(composed: dict[str, Any]) -> None:
+    given = {name: found.get("stop_grace_period") for name, found in composed["services"].items()}
+
+    assert {given["model-server-1"], given["model-server-2"]} == {f"{2 * SHUTDOWN_SECONDS}s"}
+
+
+def test_one_container_knows_every_store_and_is_no_service(env_file: Path, composed: dict[str, Any]) -> None:
+    asked = compose_config("--format", "json", env_file=env_file, shell={"COMPOSE_PROFILES": "tools"})
+    tools = json.loads(asked.stdout)["services"]["tools"]
+    others = composed["services"]
+
+    assert "tools" not in others
+    variables = tools["environment"]
+    for name in ("MLOPS_TABLES_URI", "MLOPS_REGISTRY_URI", "MLOPS_SPOOL_URI", "MLOPS_SERVER_URL"):
+        assert variables[name] == others["worker"]["environment"][name]
+    for name in ("AWS_ENDPOINT_URL", "AWS_SECRET_ACCESS_KEY", "MLFLOW_BACKEND_STORE_URI"):
+        assert variables[name] == others["mlflow"]["environment"][name]
+    assert variables["MLOPS_LEDGER_URL"] == others["airflow-init"]["environment"]["LEDGER_OWNER_URL"]
+    assert variables["MLOPS_SPOOL_DIR"] == others["model-server-1"]["environment"]["MLOPS_SPOOL_DIR"]
+    mounted = {volume["target"]: volume["source"] for volume in tools["volumes"]}
+    assert mounted == {"/srv/mlops/spool": "spool", "/backups": str(ROOT / "backups")}
 
 
 def test_the_contracts_name_every_setting_and_port(composed: dict[str, Any]) -> None:

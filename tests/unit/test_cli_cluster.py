@@ -169,7 +169,7 @@ def test_the_local_stack_and_the_cluster_do_not_run_beside_each_other(home: Home
 
 
 def test_s3_is_the_one_in_memory_whatever_keys_the_shell_has(home: Home) -> None:
-    cluster_of_somebody = Cluster(home, environment={"AWS_ACCESS_KEY_ID": "mine", "AWS_SESSION_TOKEN": "mine"})
+    cluster_of_somebody = Cluster(home, environment={"AWS_ACCESS_KEY_ID": "mine", "MLOPS_AWS_SESSION_TOKEN": "mine"})
     s3 = f"http://127.0.0.1:{cluster_of_somebody.ports['s3:5000']}"
 
     mlflow = cluster_of_somebody.instances["mlflow"].process.environment
@@ -190,7 +190,8 @@ def test_a_bucket_of_ones_own_takes_the_place_of_the_one_in_memory(home: Home) -
     assert found.in_memory is None
     assert "s3" not in cluster.ports(found)
     assert found.settings()["MLOPS_TABLES_URI"] == "s3://mine/tables"
-    assert "AWS_ENDPOINT_URL" not in found.instances["mlflow"].process.environment
+    assert found.instances["mlflow"].process.environment["AWS_ENDPOINT_URL"] == ""
+    assert [name for name in found.settings() if name.startswith("AWS_")] == ["AWS_DEFAULT_REGION"]
 
 
 def test_volumes_that_speak_of_tables_which_were_in_memory_are_discarded_and_others_never(home: Home) -> None:
@@ -211,6 +212,30 @@ def test_volumes_that_speak_of_tables_which_were_in_memory_are_discarded_and_oth
     with pytest.raises(ConfigurationError, match="speak of tables in a bucket"):
         cluster.discard_orphaned(in_memory)
     assert database.exists()
+
+
+def test_a_removal_that_is_interrupted_leaves_no_volumes_without_their_mark(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = Cluster(home, environment={})
+    cluster.discard_orphaned(services)
+    database = services.volume("postgres") / "PG_VERSION"
+    database.parent.mkdir(parents=True)
+    database.touch()
+
+    def killed(folder: Path) -> None:
+        (folder / "in_memory").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cluster.discard_orphaned(services)
+    assert not services.folder.exists()
+
+    cluster.discard_orphaned(services)
+    assert [each.name for each in home.root.glob("cluster*")] == ["cluster"]
+    assert not database.exists()
 
 
 def test_a_cluster_whose_s3_has_ended_is_not_gone_on_with(services: Cluster) -> None:

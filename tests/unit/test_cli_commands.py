@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from mlops_provider.cli import doctor
+from mlops_provider.cli import backup, doctor
 from mlops_provider.cli import main as entry
 from mlops_provider.cli.commands import COMMANDS, Command
 from mlops_provider.exceptions import ConfigurationError, NothingToDo
@@ -89,6 +91,42 @@ def test_a_missing_library_is_named_with_the_extra_that_brings_it(capsys: pytest
 
     assert entry.run(command, argparse.Namespace(), "serve") == 1
     assert "pip install 'airflow-provider-mlops[serving]'" in capsys.readouterr().err
+
+
+def test_an_empty_variable_of_amazons_does_not_reach_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    seen: dict[str, str] = {}
+
+    def look(_arguments: argparse.Namespace) -> int:
+        seen.update({name: value for name, value in os.environ.items() if name.startswith("AWS_")})
+        return 0
+
+    monkeypatch.setattr(Command, "load", lambda _self: look)
+    entry.run(COMMANDS[0], argparse.Namespace(), "look")  # type: ignore[arg-type]
+
+    assert "AWS_ENDPOINT_URL" not in seen
+    assert seen["AWS_DEFAULT_REGION"] == "us-east-1"
+
+
+def test_a_backup_takes_the_database_behind_mlflow_from_mlflows_own_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in {
+        "MLOPS_HOME": str(tmp_path / "home"),
+        "MLOPS_LEDGER_URL": "sqlite://",
+        "MLOPS_TABLES_URI": str(tmp_path),
+        "MLOPS_REGISTRY_URI": "http://mlflow:5000",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match="--registry-database"):
+        backup.places(None)
+
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "postgresql://mlflow@postgres/mlflow")
+
+    assert backup.places(None).registry_database == "postgresql://mlflow@postgres/mlflow"
+    assert backup.places("sqlite:///other.db").registry_database == "sqlite:///other.db"
 
 
 def test_airflow_gets_the_same_commands() -> None:

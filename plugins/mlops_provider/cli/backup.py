@@ -65,7 +65,9 @@ def places(database: str | None, artifacts: str | None = None) -> Places:
     spool = os.environ.get(Environment.SPOOL_DIR)
     return Places(
         stores=Stores.from_environment(),
-        registry_database=database or database_of(required(Environment.REGISTRY_URI), home),
+        registry_database=database
+        or os.environ.get("MLFLOW_BACKEND_STORE_URI")
+        or database_of(required(Environment.REGISTRY_URI), home),
         spool=Path(spool) if spool else None,
         shipped=os.environ.get(Environment.SPOOL_URI) or None,
         artifacts=artifacts,
@@ -84,5 +86,6 @@ def database_of(registry_uri: str, home: Home) -> str:
         return f"sqlite:///{home.mlflow_database}"
     raise ConfigurationError(
         "The registry is an MLflow server; its REST API can't keep the run IDs that the ledger names. Say which "
-        "database it runs on: --registry-database postgresql://user:password@host/mlflow (its --backend-store-uri)."
+        "database it runs on: --registry-database postgresql://user:password@host/mlflow (its --backend-store-uri), or "
+        "set MLFLOW_BACKEND_STORE_URI to it."
     )

@@ -113,9 +113,13 @@ def discard_orphaned(cluster: Cluster) -> None:
     :raises ConfigurationError: The volumes speak of tables in a bucket, and these are to be in memory.
     """
     mark, database = _in_memory(cluster.home), cluster.volume("postgres") / "PG_VERSION"
+    discarded = cluster.folder.with_name("cluster.discarded")
+    _remove(discarded)  # what is left of a removal that was interrupted
     if mark.exists():
         say("the earlier cluster had its tables in memory: starting afresh")
-        shutil.rmtree(cluster.folder)
+        # All at once: a removal that is interrupted must not leave the volumes without their mark.
+        cluster.folder.rename(discarded)
+        _remove(discarded)
     elif cluster.in_memory and database.exists():
         raise ConfigurationError(
             f"{cluster.folder} holds databases that speak of tables in a bucket. Name that bucket as before, or give "
@@ -124,6 +128,11 @@ def discard_orphaned(cluster: Cluster) -> None:
     if cluster.in_memory:
         cluster.folder.mkdir(exist_ok=True)
         mark.touch()
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def ports(cluster: Cluster) -> dict[str, int]:
@@ -159,7 +168,7 @@ def prepare(cluster: Cluster) -> None:
 
 def remember(cluster: Cluster) -> None:
     """Keep ports and settings, so that what has died is started again as it was, whatever the shell says by then."""
-    prefixes = ("MLOPS_", "AWS_", "AIRFLOW_CONN_", "COMPOSE_PROFILES")
+    prefixes = ("MLOPS_", "AIRFLOW_CONN_", "COMPOSE_PROFILES")
     settings = {name: value for name, value in cluster.environment.items() if name.startswith(prefixes)}
     write_private(_started(cluster.home), json.dumps({"ports": cluster.ports, "environment": settings}, indent=2))
 

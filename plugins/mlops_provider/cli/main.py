@@ -42,6 +42,9 @@ def run(command: Command, arguments: argparse.Namespace, words: str) -> int:
     :return: Exit code: what the command says; 0 when there was nothing to do; 1 after an error, which is
         printed in words, without a traceback; 130 when interrupted.
     """
+    # boto3 takes an empty variable for none; deltalake takes it for an address, and panics.
+    for name in [name for name, value in os.environ.items() if name.startswith("AWS_") and not value]:
+        del os.environ[name]
     try:
         with explained_imports(*command.extras):
             return command.load()(arguments)

@@ -89,7 +89,7 @@ class Cluster:
         filled_in = made_up(Secrets.of(home), example)
         if "COMPOSE_PROFILES" not in environment:
             # Whole: keys and addresses of somebody's shell do not belong to the example's bucket.
-            others = {name: value for name, value in environment.items() if not name.startswith("AWS_")}
+            others = {name: value for name, value in environment.items() if "AWS_" not in name}
             self.environment = others | {name: value for name, value in example.items() if value}
         self.services = compose_file.read(file, {**self.environment, **filled_in})
         self.ports = dict(ports or self._chosen_ports())
@@ -125,7 +125,7 @@ class Cluster:
             name: value
             for service, prefix in (("worker", "MLOPS_"), ("mlflow", "AWS_"))
             for name, value in environments[service].items()
-            if name.startswith(prefix)
+            if name.startswith(prefix) and value
         }
 
     def missing_packages(self) -> list[str]:
