@@ -146,7 +146,7 @@ def test_a_killed_replica_is_not_noticed_by_callers_and_no_answer_goes_unlogged(
 
     assert {answer.status_code for answer in answers} == {200}
     answered = {answer.headers["X-MLOps-Request-Id"] for answer in answers}
-    # A replica moves a segment to S3 some seconds after it was begun; the other one does so for the killed, which is gone.
+    # A replica moves a segment to S3 some seconds after it was begun; the other one does so for the one that is gone.
     wait_until(
         lambda: answered <= {request for request, _ in delivered(cluster) - before}, "all answers to be logged", 180
     )
