@@ -20,7 +20,7 @@ from mlops_provider.core.drift import DriftPolicy
 from mlops_provider.core.evaluation import PARENT
 from mlops_provider.core.evidence import canonical
 from mlops_provider.core.fairness import measures_of
-from mlops_provider.core.gates import GatePolicy
+from mlops_provider.core.gates import FEW_BLOCKS, GatePolicy
 from mlops_provider.core.names import Task
 from mlops_provider.core.retrain import RetrainPolicy
 from mlops_provider.core.tasks import TASKS, TargetTask
@@ -233,6 +233,7 @@ def _column_problems(spec: ModelSpec) -> Iterator[Problem]:
     if spec.segments and spec.segments.column not in spec.features.categorical:
         there = ", ".join(spec.features.categorical) or "there is none"
         yield ("segments", "column"), f"expected a categorical feature ({there}), got {spec.segments.column!r}."
+    yield from _segment_problems(spec)
     for index, column in enumerate(spec.monitoring.seasonal):
         if column not in spec.feature_columns:
             yield ("monitoring", "seasonal", index), f"expected a feature, got {column!r}."
@@ -241,6 +242,17 @@ def _column_problems(spec: ModelSpec) -> Iterator[Problem]:
     if (block := spec.bootstrap.block) and block not in {*BLOCKS_OF_TIME, *known}:
         units = ", ".join(BLOCKS_OF_TIME)
         yield ("bootstrap", "block"), f"expected {units}, a key, a feature or a protected column, got {block!r}."
+
+
+def _segment_problems(spec: ModelSpec) -> Iterator[Problem]:
+    """Yield blocks of which a segment can never have enough to be judged."""
+    block = spec.bootstrap.block
+    if spec.segments and block in {"week", spec.segments.column}:
+        held = "there are 4 to 6" if block == "week" else "each is one"
+        yield (
+            ("bootstrap", "block"),
+            f"expected blocks of which each of 'segments' has {FEW_BLOCKS} in a month, got {block!r}: {held}.",
+        )
 
 
 def _gate_problems(spec: ModelSpec) -> Iterator[Problem]:

@@ -9,7 +9,10 @@ from typing import Any
 import yaml
 from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
+from jinja2 import Template
 
+from mlops_provider.core.names import Task
+from mlops_provider.stages.resources import chunks_of
 from mlops_provider.stages.train import train
 
 TINY = Path(__file__).parents[1] / "use_cases" / "tiny"
@@ -53,5 +56,18 @@ def test_the_scheduler_sees_how_many_segments_run_at_once_and_what_they_are_call
     assert mapped.is_mapped
     assert mapped.max_active_tis_per_dagrun == 3
     assert mapped.pool == "training"
-    assert mapped.partial_kwargs["map_index_template"] == "{{ task.segment['value'] }}"
+    assert mapped.partial_kwargs["map_index_template"] == "{{ task.segment['value'][:250] }}"
     assert {task.trigger_rule for task in read.task_dict.values()} == {"all_success"}
+
+
+def test_names_of_mapped_tasks_are_no_longer_than_airflows_database_holds(tmp_path: Path) -> None:
+    dag = trained(tmp_path, segments="line")
+    with DAG("chunks", schedule=None):
+        file = tmp_path / "tiny" / "model.yaml"
+        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"chunk_rows": 1000}))
+        share = chunks_of(str(file), Task.SCORE_BATCH).operator
+    templates = [task.partial_kwargs["map_index_template"] for task in (dag.get_task("train_segment"), share)]
+
+    names = [Template(each).render(task={"segment": {"value": "ä" * 300}, "covers": "b" * 300}) for each in templates]
+
+    assert names == ["ä" * 250, "b" * 250]

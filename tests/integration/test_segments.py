@@ -18,10 +18,11 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from mlops_provider.core import chunks
 from mlops_provider.core.evaluation import Evaluation
-from mlops_provider.core.names import Kind, Table
-from mlops_provider.exceptions import DataRejectedError, EvidenceError
-from mlops_provider.steps import monitor, score
+from mlops_provider.core.names import Kind, Table, Task
+from mlops_provider.exceptions import DataRejectedError, EvidenceError, PermanentError
+from mlops_provider.steps import chunked, monitor, score
 from mlops_provider.steps.provenance import made_of, registration, training_of
 from support import soundness, tasks
 from support.children import killed_everywhere
@@ -33,7 +34,7 @@ from support.tiny import origin as task_of
 SEGMENTS = {"column": "line", "minimum_rows": 40}
 
 
-def divided(month: str, rows: int = 1600) -> pd.DataFrame:
+def divided(month: str, rows: int = 2400) -> pd.DataFrame:
     """A month of trips, whose lines follow laws of their own."""
     random = np.random.default_rng([9, *map(int, month.split("-"))])
     frame = trips(month, rows=rows)
@@ -43,14 +44,15 @@ def divided(month: str, rows: int = 1600) -> pd.DataFrame:
     return frame.assign(line=line, delay=np.where(late, 12.0, 1.0))
 
 
-def prepared(place: Place, **changes: Any) -> Place:
+def prepared(place: Place, january: pd.DataFrame | None = None, **changes: Any) -> Place:
     """January to March of that, and a use case whose model does not see the line."""
     declared = {"segments": SEGMENTS, "gate": ANY_MODEL_PASSES, "rollout": {"steps": [100]}, **changes}
     made = place.declared(**declared)
     code = made.use_case / "model.py"
     code.write_text(code.read_text().replace('("words", words, ["line"])', '("words", "drop", ["line"])'))
     for month in (JANUARY, FEBRUARY, MARCH):
-        write_month(made.source, month, divided(month))
+        frame = divided(month) if january is None or month != JANUARY else january
+        write_month(made.source, month, frame)
         ingest_month(made, month)
     return made
 
@@ -119,8 +121,10 @@ def test_the_plan_says_what_was_judged_on_what_and_how_surely(lived: tuple[Place
     assert [each["value"] for each in plan["segments"]] == ["A", "B", "C", "D"]
     assert (plan["judged"], plan["column"], plan["metric"]) == (3, "line", "roc_auc")
     assert plan["confidence"] == pytest.approx(1 - 0.05 / 3)
-    assert plan["resamples"] == 3000
-    assert plan["rows"] + plan["validation_rows"] == 1600  # January alone: its last fifth in time
+    assert (plan["resamples"], plan["measured_at"]) == (1000, 0.95)
+    assert (plan["spec_digest"], plan["code_digest"]) == (place.spec().digest, place.spec().code_digest)
+    assert all(20 <= each["validation_rare"] <= each["validation_rows"] / 2 for each in plan["segments"][:3])
+    assert plan["rows"] + plan["validation_rows"] == 2400  # January alone: its last fifth in time
     assert FEBRUARY > plan["validated_from"] > "2013-01-20"
     assert sum(each["rows"] for each in plan["segments"]) == plan["rows"]
     assert sum(each["validation_rows"] for each in plan["segments"]) == plan["validation_rows"]
@@ -265,6 +269,67 @@ class TestFaults:
         assert sorted(soundness.mlflow_runs(place, "t")) == sorted([parent, whole.result])
         soundness.assert_nothing_broken(place)
 
+    def test_one_version_is_made_by_one_code(self, prepared_place: Place) -> None:
+        place = prepared_place
+        about: dict[str, Any] = {"through": FEBRUARY, "run": "t"}
+        about["declaration"] = tasks.declare_gate(place, **about)
+        parent = tasks.train_model(place, **about)
+        planned = tasks.plan_segments(place, **about, run_id=parent)
+        decided = [tasks.train_segment(place, **about, segment=each, index=i) for i, each in enumerate(planned)]
+        code, declared = place.use_case / "model.py", place.use_case / "model.yaml"
+        before = code.read_text(), declared.read_text()
+        changed = "changed since this run began .* Start another training run"
+
+        for after in ((before[0] + "\n# other\n", before[1]), (before[0], before[1].replace("seed: ", "seed: 1"))):
+            assert after != before
+            code.write_text(after[0])
+            declared.write_text(after[1])
+            with pytest.raises(EvidenceError, match=changed):
+                tasks.plan_segments(place, **about, run_id=parent)
+            with pytest.raises(EvidenceError, match=changed):
+                tasks.train_segment(place, **about, segment=planned[3], index=3)
+            with pytest.raises(EvidenceError, match=changed):
+                tasks.assemble_model(place, **about, run_id=parent, decided=decided)
+        code.write_text(before[0])
+        declared.write_text(before[1])
+
+        assert tasks.plan_segments(place, **about, run_id=parent) == planned
+        assert tasks.train_segment(place, **about, segment=planned[3], index=3) == decided[3]
+
+    def test_a_segment_with_a_handful_of_one_outcome_is_not_judged(self, place: Place, with_mlflow: None) -> None:
+        frame = divided(JANUARY)
+        later = frame["started"] > frame["started"].quantile(0.8)
+        late_c = frame.index[later & (frame["line"] == "C") & (frame["delay"] > 5)]
+        frame.loc[late_c[4:], "delay"] = 1.0
+        place = prepared(place, january=frame)
+
+        found = decisions(place, trained(place))
+
+        assert found["C"]["answered_by"] == "parent"
+        assert found["C"]["reason"].startswith("Too few rows of the rarer class: ")
+        assert " and 4 to be judged on, at least 20 of each needed." in found["C"]["reason"]
+
+    def test_a_month_in_chunks_is_scored_as_in_one_piece(
+        self, prepared_place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(chunks, "BLOCK_ROWS", 16)
+        place = prepared_place
+        made = trained(place)
+        released(place, made["whole"], made["declaration"], run="t")
+        stores, file = place.stores(), place.use_case / "model.yaml"
+        whole = stores.tables.read(score.score(place.spec(), stores, MARCH, origin=task_of("score_batch", "whole")))
+        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"chunk_rows": 512}))
+
+        planned = chunked.plan(Task.SCORE_BATCH, place.spec(), stores, MARCH, origin=task_of("score_batch_plan", "cut"))
+        pieces = [chunked.work(place.spec(), stores, each) for each in planned]
+        ref = score.score(place.spec(), stores, MARCH, chunks=pieces, origin=task_of("score_batch", "cut"))
+
+        assert len(planned) == 5
+        cut = stores.tables.read(ref)
+        assert set(cut["answered_by"]) == {"C", "parent"}
+        columns = ["trip", "prediction", "answered_by"]
+        pd.testing.assert_frame_equal(cut[columns], whole[columns])
+
     def test_a_child_whose_file_was_changed_or_is_gone_answers_nothing(self, prepared_place: Place) -> None:
         place = prepared_place
         made = trained(place)
@@ -274,10 +339,13 @@ class TestFaults:
         file.write_bytes(file.read_bytes() + b"x")
         again = {"through": FEBRUARY, "run": "again", "declaration": made["declaration"]}
 
-        with pytest.raises(EvidenceError, match="was changed: SHA-256"):
+        with pytest.raises(EvidenceError, match=r"was changed: SHA-256 .* start another training run"):
             tasks.assemble_model(place, **again, run_id=made["parent"], decided=made["decided"])
         with pytest.raises(EvidenceError, match="3 were decided for run"):
             tasks.assemble_model(place, **again, run_id=made["parent"], decided=made["decided"][:3])
+        file.unlink()
+        with pytest.raises(PermanentError, match=r"is not there any more\. .* is lost, .* start another training run"):
+            tasks.assemble_model(place, **again, run_id=made["parent"], decided=made["decided"])
 
     def test_a_version_without_segments_may_follow_one_with_them(self, prepared_place: Place) -> None:
         place = prepared_place
@@ -302,11 +370,11 @@ class TestFaults:
         assert {each["column"] for each in stores.ledger.get(record).payload["slices"]} == {"line"}
 
     def test_more_segments_than_declared_are_refused_with_their_number(self, prepared_place: Place) -> None:
+        declaration = prepared_place.use_case / "model.yaml"
+        declaration.write_text(declaration.read_text().replace("minimum_rows: 40", "minimum_rows: 40\n  maximum: 3"))
         about: dict[str, Any] = {"through": FEBRUARY, "run": "t"}
         about["declaration"] = tasks.declare_gate(prepared_place, **about)
         parent = tasks.train_model(prepared_place, **about)
-        declaration = prepared_place.use_case / "model.yaml"
-        declaration.write_text(declaration.read_text().replace("minimum_rows: 40", "minimum_rows: 40\n  maximum: 3"))
 
         with pytest.raises(DataRejectedError, match=r"hold 4 values of 'line', and 1 to 3 can be segments"):
             tasks.plan_segments(prepared_place, **about, run_id=parent)

@@ -21,6 +21,19 @@ from mlops_provider.core.segments import Segment
         (Segment("AA", 5000, 7), "Too few rows: 5,000 to learn from and 7 to be judged on"),
         (Segment("AA", 5000, 5000, blocks=6), "Too few blocks to be judged on: 6, at least 20 needed."),
         (Segment("AA", 5000, 5000, blocks=20), ""),
+        (
+            Segment("AA", 5000, 5000, rare=400, validation_rare=4),
+            "Too few rows of the rarer class: 400 to learn from and 4",
+        ),
+        (
+            Segment("AA", 5000, 5000, rare=19, validation_rare=20),
+            "Too few rows of the rarer class: 19 to learn from and 20",
+        ),
+        (Segment("AA", 5000, 5000, rare=20, validation_rare=20), ""),
+        (
+            Segment("AA", 5000, 5000, 19, 90, 90),
+            "Too few blocks that hold the rarer class to be judged on: 19, at least",
+        ),
         (Segment("AA", 5000, 5000, unfit="5,000 rows with 1 class(es)"), "5,000 rows with 1 class(es)"),
         (Segment(PARENT, 5000, 5000), "The name 'parent' stands for the model of all segments."),
     ],
@@ -38,12 +51,28 @@ def test_all_intervals_together_keep_the_declared_confidence(confidence: float, 
 
     assert confidence <= each + 1e-12 < 1 + 1e-12
     assert judged * (1 - each) == pytest.approx(1 - confidence)
-    assert segments.resamples_for(each, 300) * (1 - each) / 2 >= segments.BEYOND_EACH_END - 1e-6
 
 
-def test_a_single_segment_needs_no_correction_and_no_fewer_resamples_than_declared() -> None:
+def test_a_single_segment_needs_no_correction() -> None:
     assert segments.corrected(0.95, 1) == segments.corrected(0.95, 0) == pytest.approx(0.95)
-    assert segments.resamples_for(0.95, 5000) == 5000
+
+
+@pytest.mark.parametrize(
+    ("segment", "units"),
+    [
+        (Segment("AA", 5000, 4000), 4000),
+        (Segment("AA", 5000, 4000, rare=90, validation_rare=70), 70),
+        (Segment("AA", 5000, 4000, blocks=25, rare=90, validation_rare=70), 25),
+    ],
+)
+def test_an_interval_rests_on_blocks_or_the_rarer_class_or_rows(segment: Segment, units: int) -> None:
+    assert segment.independent == units
+    assert Segment.from_json(segment.as_json()) == segment
+
+
+def test_each_end_is_drawn_out_from_the_value_on_its_own_side() -> None:
+    assert segments.drawn_out(Interval(0.1, 0.05, 0.2), 2.0) == Interval(0.1, 0.0, 0.1 + 2 * 0.1)
+    assert segments.drawn_out(Interval(0.1, 0.15, 0.2), 2.0).low == 0.1
 
 
 @pytest.mark.parametrize(
@@ -81,7 +110,11 @@ BY_SEGMENT = GatePolicy("roc_auc", (), (), None, 1000, not_worse_than=(PARENT,))
         (Interval(-0.02, -0.03, -0.01), False, "Worse than its own parent: roc_auc difference -0.0200"),
         (Interval(-0.01, -0.03, 0.01), True, "Not worse than its own parent"),
         (Interval(0.02, 0.01, 0.03), True, "Not worse than its own parent: roc_auc difference +0.0200"),
-        (Interval(0.0, 0.0, 0.0), True, "The same as its own parent: no segment is answered by another model."),
+        (
+            Interval(0.0, 0.0, 0.0),
+            True,
+            "The same as its own parent: on these rows no segment is answered by another model.",
+        ),
         (None, False, "roc_auc was not compared with the parent."),
     ],
 )

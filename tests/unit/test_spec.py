@@ -560,6 +560,16 @@ def test_wrong_segments_are_told_with_their_line(declare: Declare, segments: Any
     assert said in problems(declare({"segments": segments}))
 
 
+@pytest.mark.parametrize(("block", "line"), [("week", 28), ("origin", 28)])
+def test_blocks_that_no_segment_can_have_enough_of_are_told(declare: Declare, block: str, line: int) -> None:
+    said = problems(declare({"segments": "origin", "bootstrap": {"block": block}}))
+
+    told = "bootstrap.block: expected blocks of which each of 'segments' has 20 in a month"
+    assert said.startswith(f"model.yaml:{line}: {told}, got {block!r}: ")
+    assert load_spec(declare({"bootstrap": {"block": block}})).bootstrap.block == block
+    assert load_spec(declare({"segments": "origin", "bootstrap": {"block": "day"}})).segments
+
+
 def test_segments_change_the_gates_limits_and_no_digest_of_a_model_without_them(declare: Declare) -> None:
     plain = load_spec(declare())
     before = (plain.digest, plain.gate_policy.digest)

@@ -1,7 +1,8 @@
 """
 One model made of several: a child per segment where it earned its place, and the parent for everybody else.
 
-Loading such a model needs this package, but nothing else of it: no Airflow, no ``model.yaml``.
+Loading such a model needs this package to be installed, and with it the Airflow that it depends on. No Airflow has to
+run, nothing of it is imported, and no ``model.yaml`` is read.
 """
 
 from __future__ import annotations

@@ -347,7 +347,7 @@ def _check_not_worse(opponent: str, metric: str, evaluation: Evaluation, found: 
     if difference.high < 0:
         found.reasons.append(f"Worse than its own {opponent}: {numbers}.")
     elif difference.low == difference.high == 0:
-        found.notes.append(f"The same as its own {opponent}: no segment is answered by another model.")
+        found.notes.append(f"The same as its own {opponent}: on these rows no segment is answered by another model.")
     else:
         found.notes.append(f"Not worse than its own {opponent}: {numbers}.")
 

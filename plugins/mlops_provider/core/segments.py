@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from mlops_provider.core.evaluation import PARENT
@@ -10,11 +9,17 @@ from mlops_provider.core.gates import FEW_BLOCKS
 from mlops_provider.core.metrics import Interval, signed
 from mlops_provider.core.payload import Payload
 
-BEYOND_EACH_END = 25
+MEASURED_AT = 0.95
 """
-Resamples that should lie beyond each end of an interval: as many as beyond those of a 95 % interval of 1,000 resamples,
-which Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), ask for.
+Coverage of the percentile interval that is measured. Those of corrected coverage are drawn out from it, so that the
+resamples a segment costs do not grow with the number of segments.
 """
+
+RESAMPLES = 1000
+"""Resamples that such an interval needs: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993)."""
+
+FEW_RARE = 20
+"""Rows of each class below which neither a child learns it nor an interval tells what chance does to a score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +29,10 @@ class Segment(Payload):
 
     :param rows: Rows of the earlier part of the training partitions, on which parent and child are fitted to compare.
     :param validation_rows: Rows of the later part, which they are compared on.
-    :param blocks: Blocks these come in; None if single rows are resampled.
+    :param blocks: Blocks these come in, of two classes those that hold the one that fewer of them hold; None if single
+        rows are resampled.
+    :param rare: Rows of the rarer class among *rows*; None if there are no classes.
+    :param validation_rare: The same among *validation_rows*.
     :param unfit: Why nothing can be learnt from its rows, or be judged on them; empty if it can.
     """
 
@@ -32,7 +40,16 @@ class Segment(Payload):
     rows: int
     validation_rows: int
     blocks: int | None = None
+    rare: int | None = None
+    validation_rare: int | None = None
     unfit: str = ""
+
+    @property
+    def independent(self) -> int:
+        """Units that its interval rests on: blocks; else rows of the rarer class; else rows."""
+        if self.blocks is not None:
+            return self.blocks
+        return self.validation_rows if self.validation_rare is None else self.validation_rare
 
     def excluded(self, minimum_rows: int) -> str:
         """
@@ -47,9 +64,19 @@ class Segment(Payload):
                 f"Too few rows: {self.rows:,} to learn from and {self.validation_rows:,} to be judged on, at least "
                 f"{minimum_rows:,} of each needed."
             )
+        if self.unfit:
+            return self.unfit
+        if self.rare is not None and self.validation_rare is not None:
+            learnt, judged = self.rare, self.validation_rare
+            if min(learnt, judged) < FEW_RARE:
+                return (
+                    f"Too few rows of the rarer class: {learnt:,} to learn from and {judged:,} to be judged on, at "
+                    f"least {FEW_RARE} of each needed."
+                )
         if self.blocks is not None and self.blocks < FEW_BLOCKS:
-            return f"Too few blocks to be judged on: {self.blocks}, at least {FEW_BLOCKS} needed."
-        return self.unfit
+            holding = "" if self.validation_rare is None else " that hold the rarer class"
+            return f"Too few blocks{holding} to be judged on: {self.blocks}, at least {FEW_BLOCKS} needed."
+        return ""
 
 
 def corrected(confidence: float, judged: int) -> float:
@@ -63,10 +90,18 @@ def corrected(confidence: float, judged: int) -> float:
     return 1 - (1 - confidence) / max(judged, 1)
 
 
-def resamples_for(confidence: float, declared: int) -> int:
-    """Give the resamples that an interval of that coverage needs; *declared* at least."""
-    # Rounded first: 1 - 0.99375 is a little less than 0.00625.
-    return max(declared, math.ceil(round(2 * BEYOND_EACH_END / (1 - confidence), 6)))
+def drawn_out(measured: Interval, factor: float) -> Interval:
+    """
+    Draw both ends of an interval out from its value.
+
+    :param measured: Percentile interval. An end on the wrong side of the value counts as lying on it.
+    :param factor: Distance of an end from the value, in units of what it was.
+    """
+    return Interval(
+        measured.value,
+        measured.value - factor * max(measured.value - measured.low, 0.0),
+        measured.value + factor * max(measured.high - measured.value, 0.0),
+    )
 
 
 def wins(difference: Interval) -> bool:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 BASE_CONTAINER = "base"
 """Name by which the KubernetesExecutor knows the container that runs the task."""
 
+LONGEST_NAME = 250
+"""Characters that Airflow's database holds of a mapped task's name; Postgres refuses a longer one."""
+
 
 def placement(model_yaml: str, task: Task) -> dict[str, Any]:
     """
@@ -56,7 +59,7 @@ def chunks_of(model_yaml: str, step: Task, *, source: Any = None, after: BaseOpe
     if after is not None:
         after >> plan
     share = RunChunkOperator.partial(
-        **{**declared, "task_id": chunk_task(step)}, map_index_template="{{ task.covers }}"
+        **{**declared, "task_id": chunk_task(step)}, map_index_template=f"{{{{ task.covers[:{LONGEST_NAME}] }}}}"
     )
     return share.expand(chunk=plan.output).output
 

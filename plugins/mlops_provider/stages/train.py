@@ -19,7 +19,7 @@ from mlops_provider.operators.train import (
     TrainModelOperator,
 )
 from mlops_provider.spec import load_spec
-from mlops_provider.stages.resources import placement, resources
+from mlops_provider.stages.resources import LONGEST_NAME, placement, resources
 
 THROUGH = "{{ params.through }}"
 
@@ -107,7 +107,7 @@ def _by_segment(model_yaml: str, at_once: int, *, parent: Any, declaration: Any)
             through=THROUGH,
             declaration=declaration,
             max_active_tis_per_dagrun=at_once,
-            map_index_template="{{ task.segment['value'] }}",
+            map_index_template=f"{{{{ task.segment['value'][:{LONGEST_NAME}] }}}}",
         )
         .expand(segment=segments)
         .output

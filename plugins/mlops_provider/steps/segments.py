@@ -50,11 +50,13 @@ def plan_segments(
     :param declaration: Ledger ID of the gate's declaration.
     :return: Per segment ``plan`` (ledger ID) and ``value``, for :func:`train_segment`.
     :raises NotApprovedError: *run_id* was not trained under this declaration. Not retried.
+    :raises EvidenceError: ``model.yaml`` or its code changed since. Not retried.
     :raises DataRejectedError: There are more segments than declared, or none. Not retried.
     :raises SpecError: ``model.yaml`` declares no segments, or ``estimator`` failed. Not retried.
     """
     declared = Declaration.from_json(declared_for(spec, stores, through, declaration).payload)
     parent = _trained(stores, run_id, declaration)
+    _require_unchanged(spec, parent)
     wanted = _segments(spec)
 
     def plan() -> Mapping[str, Any]:
@@ -78,13 +80,16 @@ def plan_segments(
             "judged": len(judged),
             "metric": spec.gate.primary,
             "confidence": confidence,
-            "resamples": core.resamples_for(confidence, spec.bootstrap.resamples),
+            "measured_at": core.MEASURED_AT,
+            "resamples": max(spec.bootstrap.resamples, core.RESAMPLES),
             "validated_from": rows.loc[later, spec.event_time].min().isoformat(),
             "rows": int((~later).sum()),
             "validation_rows": int(later.sum()),
             "parent": run_id,
             "early_parent": kept,
             "declaration": declaration,
+            "spec_digest": spec.digest,
+            "code_digest": spec.code_digest,
         }
 
     record = stores.ledger.decide_once(
@@ -109,11 +114,13 @@ def train_segment(
 
     :param segment: What :func:`plan_segments` gave for it.
     :return: Ledger ID of the decision.
-    :raises EvidenceError: The segment is none of a plan under this declaration. Not retried.
+    :raises EvidenceError: The segment is none of a plan under this declaration, or ``model.yaml`` or its code changed
+        since it was planned. Not retried.
     :raises SpecError: ``estimator``, or fitting what it gave, failed. Not retried.
     """
     declared = Declaration.from_json(declared_for(spec, stores, through, declaration).payload)
     planned = _plan(stores, segment["plan"], declaration)
+    _require_unchanged(spec, planned)
     about = next((each for each in planned.payload["segments"] if each["value"] == segment["value"]), None)
     if about is None:
         raise EvidenceError(f"Record {planned.record_id!r} plans no segment of that name: clear the task that plans.")
@@ -145,12 +152,15 @@ def assemble_model(
     :param run_id: MLflow run of the parent.
     :param segments: Ledger IDs of what was decided about each segment.
     :return: MLflow run ID of the whole, the candidate.
-    :raises EvidenceError: A segment was not decided, or what was kept of a child is not there. Not retried.
+    :raises EvidenceError: A segment was not decided, what was kept of a child was changed, or ``model.yaml`` or its
+        code changed since the segments were planned. Not retried.
+    :raises PermanentError: What was kept of a child is not there any more. Not retried.
     """
     record = declared_for(spec, stores, through, declaration)
     declared = Declaration.from_json(record.payload)
     parent = _trained(stores, run_id, declaration)
     planned, decided = _all_decided(stores, run_id, segments, declaration)
+    _require_unchanged(spec, planned)
     column = planned.payload["column"]
     whole = candidate.begun(
         spec,
@@ -210,6 +220,20 @@ def _trained(stores: Stores, run_id: str, declaration: str) -> Record:
     return record
 
 
+def _require_unchanged(spec: ModelSpec, made: Record) -> None:
+    """
+    Refuse to go on with other code than a run began with: its version would be made by two.
+
+    :param made: Record with ``spec_digest`` and ``code_digest``.
+    """
+    theirs = made.payload.get("spec_digest"), made.payload.get("code_digest")
+    if theirs != (spec.digest, spec.code_digest):
+        raise EvidenceError(
+            f"{spec.path} or its code changed since this run began (record {made.record_id!r}): parent and children "
+            "would be made by two. Start another training run; clearing tasks of this one mixes them again."
+        )
+
+
 def _plan(stores: Stores, record_id: str, declaration: str) -> Record:
     record = stores.ledger.get(record_id)
     if record.kind != Kind.SEGMENTS or record.payload["declaration"] != declaration:
@@ -227,20 +251,35 @@ def _found(spec: ModelSpec, wanted: Segments, rows: pd.DataFrame, later: NDArray
             f"{spec.path}."
         )
     outcomes, numbers = rows[spec.target.name].to_numpy(dtype=np.float64), blocks(spec, rows)
+    classes = task(spec).classes
     found = []
     for value in sorted(members):
         late = later[members[value]]
         early_rows, late_rows = members[value][~late], members[value][late]
+        held = None if numbers is None else numbers[late_rows]
         found.append(
             Segment(
                 value=value,
                 rows=len(early_rows),
                 validation_rows=len(late_rows),
-                blocks=None if numbers is None else len(np.unique(numbers[late_rows])),
+                blocks=None if held is None else _blocks_held(held, outcomes[late_rows], classes),
+                rare=_rare(outcomes[early_rows], classes),
+                validation_rare=_rare(outcomes[late_rows], classes),
                 unfit=_unfit(spec, outcomes[early_rows], outcomes[late_rows]),
             )
         )
     return found
+
+
+def _rare(outcomes: NDArray[np.float64], classes: Sequence[float]) -> int | None:
+    """Rows of the rarest class; None if there are no classes."""
+    return min((int((outcomes == each).sum()) for each in classes), default=None)
+
+
+def _blocks_held(numbers: NDArray[np.intp], outcomes: NDArray[np.float64], classes: Sequence[float]) -> int:
+    """Blocks that hold rows; of classes, those that hold the class which the fewest do."""
+    counted = (len(np.unique(numbers[outcomes == each])) for each in classes)
+    return min(counted, default=len(np.unique(numbers)))
 
 
 def positions_of(rows: pd.DataFrame, column: str) -> dict[str, NDArray[np.intp]]:
@@ -285,6 +324,10 @@ def _decided(
     difference = next((each.difference for each in scores.comparisons), None)
     if difference is None:
         return {**decision, "reason": f"{metric} is undefined on its rows."}
+    factor = evaluation.drawn_out_by(
+        plan["confidence"], measured_at=plan["measured_at"], independent=Segment.from_json(about).independent
+    )
+    difference = core.drawn_out(difference, factor)
     decision |= {"difference": difference.as_json(), "reason": core.told(difference, metric)}
     if core.wins(difference):
         child = _fitted(spec, stores, plan, rows)
@@ -313,7 +356,7 @@ def _compared(
         slices=(),
         slice_metric=plan["metric"],
         resamples=plan["resamples"],
-        confidence=plan["confidence"],
+        confidence=plan["measured_at"],
         seed=spec.seed,
         subject=_CHILD,
         task=task(spec),

@@ -25,8 +25,11 @@ with warnings.catch_warnings():
     from skops.io.exceptions import UntrustedTypesFoundException
 
 _FLAVOR = "sklearn"
-_LIBRARIES = ("sklearn.", "numpy.", "scipy.", "lightgbm.", "xgboost.", "mlops_provider.adapters.segmented.")
+_LIBRARIES = ("sklearn.", "numpy.", "scipy.", "lightgbm.", "xgboost.")
 """Packages whose types a stored model may ask to trust. Its list comes from the model itself, so it proves nothing."""
+
+_OWN = frozenset({"mlops_provider.adapters.segmented.Segmented"})
+"""Types of this package that it may ask to trust."""
 
 _UNREADABLE = (BadZipFile, UntrustedTypesFoundException, AttributeError, KeyError, TypeError, ValueError)
 """What skops raises for a file that is damaged, of other versions, or holds what is not trusted."""
@@ -95,7 +98,7 @@ def load(folder: Path) -> Any:
     except (MlflowException, KeyError) as error:
         raise ServingCheckError(f"The files in {folder} are not a scikit-learn model of MLflow's.") from error
     trusted = list(flavor.get("skops_trusted_types") or [])
-    strange = [name for name in trusted if not name.startswith(_LIBRARIES)]
+    strange = [name for name in trusted if name not in _OWN and not name.startswith(_LIBRARIES)]
     if form != "skops" or strange:
         what = f"asks to trust {', '.join(strange[:10])}" if strange else f"is stored as {form}"
         raise ServingCheckError(f"The model {what}: loading it could run foreign code. Register it anew as skops.")

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import mlflow.artifacts
@@ -117,12 +117,17 @@ class StoredModels(Runs):
         :raises ServingCheckError: It cannot be loaded here. Not retried.
         """
         self.ping()
+        lost = "A fitted estimator that this training needs is lost, and its record stays: start another training run."
         with self._explained(), tempfile.TemporaryDirectory() as local:
+            # Asked first: what a download of nothing raises depends on where MLflow keeps its artifacts.
+            there = self._client.list_artifacts(run_id, str(PurePosixPath(kept["path"]).parent))
+            if kept["path"] not in [each.path for each in there]:
+                raise PermanentError(f"{kept['path']} of run {run_id!r} at {self._shown} is not there any more. {lost}")
             content = Path(self._client.download_artifacts(run_id, kept["path"], local)).read_bytes()
         if (found := hashlib.sha256(content).hexdigest()) != kept["sha256"]:
             raise EvidenceError(
                 f"{kept['path']} of run {run_id!r} at {self._shown} was changed: SHA-256 {found}, and {kept['sha256']} "
-                "was recorded. Clear the tasks from plan_segments on."
+                f"was recorded. {lost}"
             )
         return model_files.unpacked(content, trusted_types=trusted_types)
 

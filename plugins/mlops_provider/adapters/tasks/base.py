@@ -37,6 +37,8 @@ class Task(Protocol):
     """A kind of target."""
 
     about: TargetTask
+    classes: tuple[float, ...]
+    """Outcomes that each has to be there; none of numbers."""
 
     def fits(self, model: Any) -> bool:
         """Whether an estimator, fitted or not, predicts this kind of target."""

@@ -23,6 +23,7 @@ class Binary:
     """Two classes, 0 and 1."""
 
     about = tasks.BINARY
+    classes: tuple[float, ...] = (0.0, 1.0)
 
     def fits(self, model: Any) -> bool:
         """Whether it is a classifier with probabilities."""

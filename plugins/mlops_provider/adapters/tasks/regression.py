@@ -20,6 +20,7 @@ class Regression:
     """Any finite number."""
 
     about = tasks.REGRESSION
+    classes: tuple[float, ...] = ()
 
     def fits(self, model: Any) -> bool:
         """Whether it is a regressor."""
