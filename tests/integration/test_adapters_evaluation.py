@@ -192,7 +192,7 @@ def test_noise_wins_about_as_often_as_the_confidence_leaves_open(judged: int) ->
     ends = np.concatenate([np.quantile(weights @ part, tails, axis=0) for part in np.array_split(noise, 20, axis=1)], 1)
     measured = [Interval(*each) for each in zip(noise.mean(axis=0), *ends, strict=True)]
     confidence = segments.corrected(0.95, judged)
-    student = evaluation.drawn_out_by(confidence, measured_at=segments.MEASURED_AT, independent=blocks)
+    student = segments.drawn_out_by(confidence, blocks)
     normal = NormalDist().inv_cdf((1 + confidence) / 2) / NormalDist().inv_cdf((1 + segments.MEASURED_AT) / 2)
 
     wins, plain = (
@@ -202,10 +202,3 @@ def test_noise_wins_about_as_often_as_the_confidence_leaves_open(judged: int) ->
 
     assert wins == pytest.approx(0.025, abs=0.01)
     assert plain > wins + (0.008 if judged == 1 else 0.04)
-
-
-def test_many_units_need_no_drawing_out_beyond_the_correction() -> None:
-    assert evaluation.drawn_out_by(0.95, measured_at=0.95, independent=100_000) == pytest.approx(1, abs=1e-4)
-    assert evaluation.drawn_out_by(0.95, measured_at=0.95, independent=20) == pytest.approx(
-        2.093 / 1.96 * (20 / 19) ** 0.5, abs=1e-3
-    )

@@ -309,6 +309,22 @@ class TestFaults:
         assert found["C"]["reason"].startswith("Too few rows of the rarer class: ")
         assert " and 4 to be judged on, at least 20 of each needed." in found["C"]["reason"]
 
+    def test_blocks_count_where_they_hold_the_rarer_class(self, place: Place, with_mlflow: None) -> None:
+        frame = divided(JANUARY)
+        later = frame["started"] > frame["started"].quantile(0.8, interpolation="lower")
+        rows = frame[later & (frame["line"] == "C")]
+        hours = rows["started"].dt.floor("h").groupby(rows["delay"] > 5).nunique()
+        place = prepared(place, bootstrap={"resamples": 100, "block": "hour"})
+        about: dict[str, Any] = {"through": FEBRUARY, "run": "t"}
+        about["declaration"] = tasks.declare_gate(place, **about)
+        planned = tasks.plan_segments(place, **about, run_id=tasks.train_model(place, **about))
+
+        plan = place.stores().ledger.get(planned[2]["plan"]).payload["segments"][2]
+
+        assert plan["value"] == "C"
+        assert plan["blocks"] == hours.min() < rows["started"].dt.floor("h").nunique()
+        assert plan["validation_rare"] == (rows["delay"] > 5).value_counts().min()
+
     def test_a_month_in_chunks_is_scored_as_in_one_piece(
         self, prepared_place: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:

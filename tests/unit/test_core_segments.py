@@ -70,6 +70,26 @@ def test_an_interval_rests_on_blocks_or_the_rarer_class_or_rows(segment: Segment
     assert Segment.from_json(segment.as_json()) == segment
 
 
+@pytest.mark.parametrize(
+    ("confidence", "freedom", "quantile"),
+    [
+        (0.95, 1, 12.7062),
+        (0.95, 2, 4.3027),
+        (0.95, 19, 2.0930),
+        (0.99, 20, 2.8453),
+        (0.999, 30, 3.6460),
+        (0.95, 10**6, 1.96),
+    ],
+)
+def test_students_quantiles_are_those_of_the_tables(confidence: float, freedom: int, quantile: float) -> None:
+    assert segments.student(confidence, freedom) == pytest.approx(quantile, abs=3e-3 if freedom > 1000 else 1e-4)
+
+
+def test_few_units_widen_an_interval_and_many_do_not() -> None:
+    assert segments.drawn_out_by(0.95, 20) == pytest.approx(2.0930 / 1.95996 * (20 / 19) ** 0.5, abs=1e-4)
+    assert segments.drawn_out_by(0.95, 10**6) == pytest.approx(1, abs=2e-3)
+
+
 def test_each_end_is_drawn_out_from_the_value_on_its_own_side() -> None:
     assert segments.drawn_out(Interval(0.1, 0.05, 0.2), 2.0) == Interval(0.1, 0.0, 0.1 + 2 * 0.1)
     assert segments.drawn_out(Interval(0.1, 0.15, 0.2), 2.0).low == 0.1

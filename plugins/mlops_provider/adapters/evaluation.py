@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -201,27 +199,6 @@ def interval_of(draws: Floats, confidence: float) -> Interval | None:
         return Interval(float(draws[0]), float(draws[0]), float(draws[0]))
     low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(draws[0]), float(low), float(high))
-
-
-def drawn_out_by(confidence: float, *, measured_at: float, independent: int) -> float:
-    """
-    Say how much wider than a percentile interval one of another coverage is that stands on few units.
-
-    ``t(n - 1; confidence) / z(measured_at) * sqrt(n / (n - 1))``: percentile intervals are too short by about the
-    ratio of Student's t to the normal quantile, and by that of the two estimates of a variance. Hesterberg, "What
-    Teachers Should Know About the Bootstrap" (The American Statistician, 2015), expands them so, by quantiles further
-    out. Here the ends move, so that far tails need no more resamples: the shape of the tail is Student's, its width on
-    each side that of the resamples.
-
-    :param confidence: Coverage wanted, 0-1.
-    :param measured_at: Coverage of the percentile interval, 0-1.
-    :param independent: Units that were resampled, n; 2 or more.
-    """
-    from scipy.special import stdtrit  # lazily: of all evaluations only those of segments need it
-
-    wanted = float(stdtrit(independent - 1, (1 + confidence) / 2))
-    measured = NormalDist().inv_cdf((1 + measured_at) / 2)
-    return wanted / measured * math.sqrt(independent / (independent - 1))
 
 
 def _intervals(draws: Draws, confidence: float) -> dict[str, Interval]:

@@ -324,9 +324,7 @@ def _decided(
     difference = next((each.difference for each in scores.comparisons), None)
     if difference is None:
         return {**decision, "reason": f"{metric} is undefined on its rows."}
-    factor = evaluation.drawn_out_by(
-        plan["confidence"], measured_at=plan["measured_at"], independent=Segment.from_json(about).independent
-    )
+    factor = core.drawn_out_by(plan["confidence"], Segment.from_json(about).independent)
     difference = core.drawn_out(difference, factor)
     decision |= {"difference": difference.as_json(), "reason": core.told(difference, metric)}
     if core.wins(difference):
@@ -356,7 +354,7 @@ def _compared(
         slices=(),
         slice_metric=plan["metric"],
         resamples=plan["resamples"],
-        confidence=plan["measured_at"],
+        confidence=core.MEASURED_AT,
         seed=spec.seed,
         subject=_CHILD,
         task=task(spec),
