@@ -34,6 +34,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     ports = {name: free_port() for name in names}
     home = project / ".mlops"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")} | ports
+    environment["AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT"] = "25"  # tests of killed workers wait for it
     command = [sys.executable, "-m", "mlops_provider.cli.main"]
     try:
         up = subprocess.run(
