@@ -22,6 +22,8 @@ HEAVY = frozenset(
         "great_expectations",
         "mlflow",
         "numpy",
+        "onnx",
+        "onnxruntime",
         "optuna",
         "pandas",
         "pyarrow",
