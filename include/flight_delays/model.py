@@ -20,8 +20,7 @@ def estimator(params: Mapping[str, Any]) -> Pipeline:
     Return an unfitted pipeline from feature columns to the probability of a late arrival.
 
     Missing numbers go to the trees as they are. Carriers and airports become numbers in alphabetical order: as
-    categories of their own they gave an AUC only 0.001 higher (mean of six months), and converters to ONNX have no
-    word for them. One that training never saw is -1.
+    categories of their own they gave an AUC only 0.001 higher (mean of six months). One that training never saw is -1.
 
     :param params: Parameters of ``HistGradientBoostingClassifier`` that differ from the defaults.
     """

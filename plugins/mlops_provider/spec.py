@@ -48,6 +48,7 @@ from mlops_provider.spec_parts import (
     Target,
     Text,
     TimeZone,
+    TrustSpec,
 )
 
 FunctionName = Literal["land", "parts", "features", "outcomes", "estimator", "space", "delivered"]
@@ -69,6 +70,7 @@ class ModelSpec(Declared):
     :param segments: A model of its own per value of a column, where it is better than the one of all rows.
     :param protected: Columns about people that fairness is judged by; text. They are kept in the features table;
         the model sees those that are also features.
+    :param trust: Who answers for types of the model that nobody reviewed; without it such a model is refused.
     :param chunk_rows: Rows from which a partition is worked on in chunks of that size, each by a task of its own,
         rounded up to a multiple of 8,192; by default it is always worked on in one piece. The result is the same.
     :param look_back_hours: Hours before a row that its features may look at, up to four weeks. Without it they may
@@ -101,6 +103,7 @@ class ModelSpec(Declared):
     monitoring: MonitoringSpec = MonitoringSpec()
     retrain: RetrainSpec = RetrainSpec()
     approval: Literal["never"] = "never"
+    trust: TrustSpec | None = None
     chunk_rows: Count | None = None
     look_back_hours: Annotated[int, Field(ge=1, le=672)] | None = None
     resources: dict[Annotated[Task, Field(strict=False)], Resources] = Field(default_factory=dict)

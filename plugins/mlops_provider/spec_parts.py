@@ -455,6 +455,18 @@ class RetrainSpec(Declared):
         return None if self.performance_drop is None else Drop(self.performance_drop)
 
 
+class TrustSpec(Declared):
+    """
+    Somebody answers for a model that holds types beyond those that every model may; they are recorded by name.
+
+    :param reason: Why it may be loaded.
+    :param owner: Who looked at them.
+    """
+
+    reason: Text
+    owner: Text
+
+
 class Pod(Declared):
     """
     What a task's pod asks of Kubernetes, in its own words; only the KubernetesExecutor reads it.

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 from airflow.sdk import Asset
 
+from mlops_provider.adapters.scorers import OnnxScorer
 from mlops_provider.cli.main import main
 from mlops_provider.core.evidence import GENESIS, canonical, digest, original
 from mlops_provider.core.names import Alias, Environment, Kind, Tag
 from mlops_provider.exceptions import EvidenceError, RolloutRefusedError
 from mlops_provider.operators.promote import PromoteModelOperator
-from mlops_provider.steps import audit, monitor
+from mlops_provider.steps import audit, models, monitor
 from mlops_provider.steps.approval import refuse_outdated, require_approval
 from mlops_provider.steps.promote import promote
 from mlops_provider.steps.provenance import provenance
@@ -124,6 +125,10 @@ def test_a_promoted_version_has_the_same_bytes_and_the_same_evidence(pair: Pair)
     assert prod.registry.logged(after.run_id).metrics == staging.registry.logged(before.run_id).metrics
     assert audit.verify(prod).versions == 1
     assert len(prod.ledger.history(Kind.TRAINING, MODEL)) == 0
+    (there,), (here,) = (each.ledger.history(Kind.REGISTRATION, MODEL)[:1] for each in (staging, prod))
+    assert here.payload["scorer"] == there.payload["scorer"]
+    assert here.payload["scorer"]["form"] == "onnx"
+    assert isinstance(models.scorer(prod.registry, prod.ledger, MODEL, "1"), OnnxScorer)
 
 
 def test_promoting_twice_changes_nothing(pair: Pair) -> None:

@@ -206,7 +206,7 @@ def test_a_month_without_features_says_what_to_run(world: World) -> None:
 
 def test_predicting_in_batches_changes_no_prediction(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.move_traffic({"1": 100})
-    monkeypatch.setattr(scoring, "_ROWS_AT_ONCE", 50)
+    monkeypatch.setattr(scoring, "ROWS_AT_ONCE", 50)
 
     predicted = world.stores.tables.read(world.score())
 

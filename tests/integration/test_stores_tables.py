@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
@@ -25,6 +27,7 @@ from mlops_provider.exceptions import (
     StoreUnavailableError,
 )
 from mlops_provider.stores import delta
+from mlops_provider.stores.rows import Rows
 from mlops_provider.stores.tables import Tables
 
 
@@ -463,3 +466,21 @@ if __name__ == "__main__":
         "append": append_all,
         "limited": write_limited,
     }[program](*arguments)
+
+
+def test_blocks_are_the_rows_of_all_files_in_their_order(tmp_path: Path) -> None:
+    schema = pa.schema([("number", pa.float64()), ("text", pa.string())])
+    early = pa.table(
+        {"number": pa.array(range(500), pa.int64()), "text": [None if n % 7 else str(n) for n in range(500)]}
+    )
+    late = pa.table({"number": pa.array([n / 2 for n in range(700)])})  # from before there was text
+    for name, held in (("a.parquet", early), ("b.parquet", late)):
+        pq.write_table(held, tmp_path / name, row_group_size=150)
+    files = delta.fragments(["a.parquet", "b.parquet"], delta.filesystem(str(tmp_path), {}))
+    rows = Rows(schema, files, uri="somewhere")
+
+    for start, stop in ((0, None), (3, 4), (140, 160), (490, 900), (1199, 1200), (700, 700)):
+        blocks = list(rows.blocks(64, start=start, stop=stop))
+        assert all(0 < len(block) <= 64 for block in blocks)
+        assert pa.concat_tables([schema.empty_table(), *blocks]).equals(rows.table(start, stop))
+    assert next(rows.blocks(10, columns=["text"])).column_names == ["text"]

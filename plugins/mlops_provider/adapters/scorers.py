@@ -22,6 +22,7 @@ from onnx import numpy_helper
 
 from mlops_provider.adapters import tasks
 from mlops_provider.adapters.onnx_graph import ABOUT, INPUT, ML_DOMAIN, OUTPUT
+from mlops_provider.adapters.segmented import Segmented
 from mlops_provider.adapters.tree_tables import TreeTables
 from mlops_provider.core.columns import Column
 from mlops_provider.exceptions import ServingCheckError
@@ -41,9 +42,11 @@ class Scorer(Protocol):
     Predicts rows; safe to call from several threads at once.
 
     :ivar columns: What it takes, in order.
+    :ivar segmented: The model, if it is made of segments: it names who answers a row.
     """
 
     columns: tuple[Column, ...]
+    segmented: Segmented | None
 
     def predict(self, columns: Mapping[str, Cells]) -> Floats:
         """
@@ -70,6 +73,7 @@ class EstimatorScorer:
     def __init__(self, model: Any, columns: Sequence[Column]) -> None:
         self.model = model
         self.columns = tuple(columns)
+        self.segmented = model if isinstance(model, Segmented) else None
         self._task = tasks.of_model(model)
 
     def predict(self, columns: Mapping[str, Cells]) -> Floats:
@@ -96,6 +100,7 @@ class OnnxScorer:
 
     def __init__(self, content: bytes, *, threads: int = 1) -> None:
         require_closed(content)
+        self.segmented: Segmented | None = None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

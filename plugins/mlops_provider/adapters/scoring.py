@@ -1,17 +1,20 @@
-"""Predict many rows with a registered model."""
+"""Predict many rows, block by block."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from mlops_provider.adapters import tasks
-from mlops_provider.adapters.segmented import Segmented
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from mlops_provider.adapters.scorers import Scorer
 
 PREDICTION, VERSION, SCORED_BY = "prediction", "version", "scored_by"
 """Columns of a predictions table beside keys and event time."""
@@ -19,44 +22,26 @@ PREDICTION, VERSION, SCORED_BY = "prediction", "version", "scored_by"
 ANSWERED_BY = "answered_by"
 """A further one, if the model is made of segments: the segment whose own model answered, or "parent"."""
 
-_ROWS_AT_ONCE = 65_536
-"""Keeps memory flat: one call on ten million rows takes over a gigabyte more."""
+ROWS_AT_ONCE = 65_536
+"""Rows of a block: keeps memory flat, and what is computed in the processor's cache."""
 
 
-def predictions(
-    model: Any,
-    rows: pd.DataFrame,
-    *,
-    columns: Sequence[str],
-    kept: Sequence[str],
-    version: str,
-    scored_by: str,
-    threads: int,
-) -> pd.DataFrame:
+def predictions(scorer: Scorer, blocks: Iterable[pa.Table], *, threads: int) -> NDArray[np.float64]:
     """
-    Predict every row.
+    Predict every row. Blocks are read in turn, while those before them are encoded and predicted.
 
-    :param model: A classifier, whose probability of class 1 is predicted, or a regressor.
-    :param rows: Features, shape (n_rows, n_columns).
-    :param columns: Columns the model takes.
-    :param kept: Columns of *rows* that the result repeats.
-    :param threads: OpenMP threads at most: two tasks with a pool per core are slower than one after the other.
-    :return: The kept columns, ``prediction``, ``version`` and ``scored_by``; of a model of segments ``answered_by``.
+    :param blocks: Rows with the columns that the scorer takes.
+    :param threads: Blocks that are predicted at once, each by one thread.
+    :return: Shape (n_rows,), in the order of the rows.
+    :raises ValueError: The model does not take a value that is there.
     """
-    task = tasks.of_model(model)
-    with threadpool_limits(limits=threads):
-        parts = [
-            task.predict(model, rows[list(columns)].iloc[first : first + _ROWS_AT_ONCE])
-            for first in range(0, len(rows), _ROWS_AT_ONCE)
-        ]
-    predicted = rows[list(kept)].copy()
-    predicted[PREDICTION] = np.concatenate(parts).astype("float64")
-    predicted[VERSION], predicted[SCORED_BY] = version, scored_by
-    if (answered_by := who_answers(model)) is not None:
-        predicted[ANSWERED_BY] = answered_by(rows[list(columns)])
-    return predicted
-
-
-def who_answers(model: Any) -> Callable[[pd.DataFrame], NDArray[Any]] | None:
-    """What names the segment whose own model answers each row, (n_rows,); None of a model without segments."""
-    return model.answered_by if isinstance(model, Segmented) else None
+    found: list[NDArray[np.float64]] = []
+    waiting: deque[Future[Any]] = deque()
+    # OpenMP keeps its limit per thread: it is set in each thread of the pool.
+    with ThreadPoolExecutor(threads, initializer=threadpool_limits, initargs=(1,)) as pool:
+        for block in blocks:
+            waiting.append(pool.submit(scorer.predict_table, block))
+            if len(waiting) > threads:
+                found.append(waiting.popleft().result())
+        found += [each.result() for each in waiting]
+    return np.concatenate([np.empty(0), *found])

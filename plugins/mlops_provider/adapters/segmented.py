@@ -18,12 +18,13 @@ from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 
 from mlops_provider.core.evaluation import PARENT
+from mlops_provider.core.trust import OWN_TYPES
 
 DISTRIBUTION = "airflow-provider-mlops"
 """What has to be installed to load one."""
 
-TRUSTED_TYPES = ("mlops_provider.adapters.segmented.Segmented",)
-"""Types for skops to trust; reviewed: a name, a mapping of names to estimators, and methods that only route rows."""
+TRUSTED_TYPES = OWN_TYPES
+"""Types for skops to trust."""
 
 
 class Segmented(BaseEstimator):  # type: ignore[misc] # scikit-learn has no type information

@@ -27,11 +27,12 @@ from threadpoolctl import threadpool_limits
 
 from mlops_provider.adapters import evaluation, segmented, tasks
 from mlops_provider.core.metrics import DIRECTIONS
+from mlops_provider.core.trust import REVIEWED_TYPES
 
-TRUSTED_TYPES = ("sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",)
-"""Types beyond skops' own list that a stored model may hold; each was reviewed: plain arrays of tree nodes."""
+TRUSTED_TYPES = REVIEWED_TYPES
+"""Types beyond skops' own list that a stored model may hold."""
 
-_SERVING_PACKAGES = ("scikit-learn", "numpy", "scipy", "pandas", "skops", "mlflow")
+_SERVING_PACKAGES = ("scikit-learn", "numpy", "scipy", "pandas", "skops", "mlflow", "onnxruntime")
 _NEAR_LIMIT = 0.01  # share of a parameter's range that counts as "on its limit"
 
 

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mlops_provider.adapters import scoring, tasks
-from mlops_provider.exceptions import ServingCheckError
-from mlops_provider.serving.protocol import Column, Kind, listed
+from mlops_provider.serving.protocol import Column
 from mlops_provider.serving.snapshot import LoadedVersion
+from mlops_provider.steps import models
 from mlops_provider.steps.approval import require_approval
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from mlops_provider.adapters.scorers import Scorer
     from mlops_provider.stores.ledger import Ledger
     from mlops_provider.stores.registry import Registry
-
-_KINDS: Mapping[str, Kind] = {
-    "double": "number",
-    "float": "number",
-    "integer": "whole",
-    "long": "whole",
-    "string": "text",
-    "boolean": "flag",
-    "datetime": "time",
-}
 
 
 def load(registry: Registry, ledger: Ledger, model: str, version: str) -> LoadedVersion:
@@ -32,24 +25,17 @@ def load(registry: Registry, ledger: Ledger, model: str, version: str) -> Loaded
     Load a version that passed the gate.
 
     :raises RolloutRefusedError: The ledger does not know it as registered through the gate. Not retried.
+    :raises EvidenceError: Its files are not those that were registered. Not retried.
     :raises ServingCheckError: Its files could run code, its signature is not columns of plain types, or it is
         neither a classifier nor a regressor. Not retried.
     :raises StoreUnavailableError: The ledger or MLflow is away. Retried.
     """
     require_approval(ledger, model, version)
-    columns = _columns(registry, f"models:/{model}/{version}")
-    pipeline = registry.load_model(f"models:/{model}/{version}")
-    predict = partial(tasks.of_model(pipeline).predict, pipeline)
-    return LoadedVersion(version, predict, columns, scoring.who_answers(pipeline))
+    scorer = models.scorer(registry, ledger, model, version)
+    columns = tuple(Column(each.name, each.kind) for each in scorer.columns)
+    answered_by = scorer.segmented.answered_by if scorer.segmented else None
+    return LoadedVersion(version, partial(_predictions, scorer), columns, answered_by)
 
 
-def _columns(registry: Registry, uri: str) -> tuple[Column, ...]:
-    signature = registry.signature(uri)
-    schema = signature.inputs if signature else None
-    if schema is None or not schema.has_input_names():
-        raise ServingCheckError("The model was logged without a signature that names its columns.")
-    types = {str(column.name): getattr(column.type, "name", "") for column in schema.inputs}
-    strange = [name for name, kind in types.items() if kind not in _KINDS]
-    if strange:
-        raise ServingCheckError(f"Columns of a type that can't be served: {listed(strange)}.")
-    return tuple(Column(name, _KINDS[kind]) for name, kind in types.items())
+def _predictions(scorer: Scorer, rows: pd.DataFrame) -> NDArray[np.float64]:
+    return scorer.predict({str(name): rows[name].to_numpy() for name in rows.columns})

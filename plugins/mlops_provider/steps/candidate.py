@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlops_provider.adapters import training
 from mlops_provider.core.evidence import digest_of
 from mlops_provider.core.names import Kind, Table, Tag
+from mlops_provider.steps import models
 from mlops_provider.steps.learning import task
 
 if TYPE_CHECKING:
@@ -104,13 +105,14 @@ def logged(
     )
     stores.registry.log_dataset(run_id, declared.features, f"{spec.name}/{Table.FEATURES}", "training")
     stores.registry.log_dataset(run_id, declared.outcomes, f"{spec.name}/{Table.OUTCOMES}", "training")
+    trusted = models.trust(spec, model)
     requirements = list(training.pinned_requirements(own=bool(own)))
     model_uri = stores.registry.log_model(
         run_id,
         model,
         example=known.X.head(_EXAMPLE_ROWS),
         pip_requirements=requirements,
-        trusted_types=[*training.TRUSTED_TYPES, *own],
+        trusted_types=[*training.TRUSTED_TYPES, *own, *(trusted.types if trusted else ())],
         predict=spec.task.method,
     )
     stores.ledger.append(
@@ -130,6 +132,7 @@ def logged(
             "code_digest": spec.code_digest,
             "requirements": requirements,
             "declaration": declaration.record_id,
+            **({"trust": trusted.as_json()} if trusted else {}),
             **(more or {}),
         },
         key=run_id,

@@ -18,6 +18,7 @@ from mlops_provider.core.metrics import Interval
 from mlops_provider.core.names import REPORT, Kind, Table, Task
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import DataRejectedError, NotApprovedError
+from mlops_provider.steps import models as door
 from mlops_provider.steps.declaration import Declaration, declared_for
 from mlops_provider.steps.learning import blocks, examples, task, threads, training_rows
 from mlops_provider.steps.outcomes import labelled_features
@@ -151,11 +152,11 @@ def _models(
 
     Beside a candidate of segments, its parent alone.
     """
-    models = {CANDIDATE: stores.registry.load_model(trained.payload["model_uri"])}
+    models = {CANDIDATE: door.candidate(stores.registry, trained)}
     if "parent" in trained.payload:
         models[PARENT] = models[CANDIDATE].parent
     if serving is not None:
-        models[CHAMPION] = stores.registry.load_model(f"models:/{spec.name}/{serving}")
+        models[CHAMPION] = door.estimator(stores.registry, stores.ledger, spec.name, serving)
     if declared.limits.baselines:
         fitted = training.baselines(
             examples(spec, training_rows(spec, stores, declared)),

@@ -17,6 +17,7 @@ from mlops_provider.core.metrics import Interval
 from mlops_provider.core.names import REPORT, Environment, Kind, Table, Task
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import ConfigurationError, DataRejectedError, StoreUnavailableError
+from mlops_provider.steps import models
 from mlops_provider.steps.chunked import drift as drift_chunks
 from mlops_provider.steps.learning import blocks, task, threads
 from mlops_provider.steps.outcomes import record_outcomes
@@ -305,7 +306,7 @@ def _span(months: Sequence[str]) -> str:
 
 def _gate_predictions(spec: ModelSpec, stores: Stores, made: Provenance, rows: pd.DataFrame) -> Any:
     """What the version predicts on a sample of the partition of its gate, (n_rows,)."""
-    model = stores.registry.load_model(f"models:/{spec.name}/{made.version}")
+    model = models.estimator(stores.registry, stores.ledger, spec.name, made.version)
     return training.predictions(model, rows[list(made.columns)], threads=threads(spec, Task.DETECT_DRIFT))
 
 

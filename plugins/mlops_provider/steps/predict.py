@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mlops_provider.adapters import scoring
 from mlops_provider.core.names import Table, Task
 from mlops_provider.core.references import TableRef
-from mlops_provider.exceptions import NothingToDo, SourceError, SpecError
+from mlops_provider.exceptions import DataRejectedError, NothingToDo, SourceError, SpecError
+from mlops_provider.steps import models
+from mlops_provider.steps.learning import threads
 from mlops_provider.steps.provenance import registration
 from mlops_provider.steps.traffic import champion
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mlops_provider.spec import ModelSpec
+    from mlops_provider.stores.rows import Rows
     from mlops_provider.stores.suite import Stores
 
 
@@ -37,31 +39,48 @@ def version_for(spec: ModelSpec, stores: Stores, month: str) -> str:
 
 
 def predictions(
-    spec: ModelSpec, stores: Stores, version: str, read: Callable[[list[str]], pd.DataFrame], *, scored_by: str
+    spec: ModelSpec,
+    stores: Stores,
+    version: str,
+    rows: Rows,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    scored_by: str,
 ) -> pd.DataFrame:
     """
-    Predict rows with a version.
+    Predict rows with a version, by the scorer that the model server uses too.
 
-    :param read: Gives the rows with the columns it is asked for.
+    :param rows: Features of a partition.
+    :param start: First row.
+    :param stop: Row before which to end.
+    :return: Keys, event time, ``prediction``, ``version`` and ``scored_by``; of a model of segments ``answered_by``.
     :raises SpecError: A column that is kept has the name of one that is added. Not retried.
+    :raises DataRejectedError: The model does not take a value that is there. Not retried.
     """
-    model = stores.registry.load_model(f"models:/{spec.name}/{version}")
-    # What the model was trained on, which need not be what model.yaml lists today.
-    columns = [str(name) for name in getattr(model, "feature_names_in_", spec.feature_columns)]
-    kept = tuple(dict.fromkeys([*spec.keys, spec.event_time]))
-    taken = {scoring.PREDICTION, scoring.VERSION, scoring.SCORED_BY, scoring.ANSWERED_BY}.intersection(kept)
-    if taken:
+    kept = list(dict.fromkeys([*spec.keys, spec.event_time]))
+    if taken := {scoring.PREDICTION, scoring.VERSION, scoring.SCORED_BY, scoring.ANSWERED_BY}.intersection(kept):
         raise SpecError(f"{spec.path}: {', '.join(sorted(taken))}: a predictions table has a column of that name.")
-    resources = spec.resources.get(Task.SCORE_BATCH)
-    return scoring.predictions(
-        model,
-        read(list(dict.fromkeys([*kept, *columns]))),
-        columns=columns,
-        kept=kept,
-        version=version,
-        scored_by=scored_by,
-        threads=(resources and resources.threads) or 1,
+    scorer = models.scorer(stores.registry, stores.ledger, spec.name, version)
+    blocks = rows.blocks(
+        scoring.ROWS_AT_ONCE, start=start, stop=stop, columns=[column.name for column in scorer.columns]
     )
+    try:
+        with stores.tables.explained(rows.uri):
+            predicted = rows.frame(start, stop, columns=kept)
+            found = scoring.predictions(scorer, blocks, threads=threads(spec, Task.SCORE_BATCH))
+    except (ValueError, TypeError) as error:
+        raise DataRejectedError(
+            f"Version {version} of {spec.name!r} can't score rows of {rows.uri} ({type(error).__name__}): cells are "
+            "missing, or of a kind that it never saw in training. Look at the features, or train on such rows."
+        ) from error
+    predicted[scoring.PREDICTION], predicted[scoring.VERSION] = found, version
+    predicted[scoring.SCORED_BY] = scored_by
+    if scorer.segmented is not None:
+        with stores.tables.explained(rows.uri):
+            routed = rows.frame(start, stop, columns=[scorer.segmented.column])
+        predicted[scoring.ANSWERED_BY] = scorer.segmented.answered_by(routed)
+    return predicted
 
 
 def newest_features(stores: Stores, model: str, month: str) -> TableRef:

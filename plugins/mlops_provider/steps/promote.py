@@ -97,6 +97,7 @@ def promote(
         model,
         {
             **{name: registration.payload[name] for name in ("gate", "evaluation", "declaration", "trained_through")},
+            **{name: registration.payload[name] for name in ("scorer", "trust") if name in registration.payload},
             "version": arrived,
             "run_id": run_id,
             "files": digest,

@@ -47,11 +47,10 @@ def score(
     version = predict.version_for(spec, stores, month)
     writer = stores.tables.replace_partition(stores.tables.uri(spec.name, Table.PREDICTIONS), month)
     features = features or predict.newest_features(stores, spec.name, month)
-    if not len(stores.tables.rows(features)):
+    rows = stores.tables.rows(features)
+    if not len(rows):
         raise predict.no_features(spec.name, month)
-    predicted = predict.predictions(
-        spec, stores, version, lambda columns: stores.tables.read(features, columns=columns), scored_by=origin.key
-    )
+    predicted = predict.predictions(spec, stores, version, rows, scored_by=origin.key)
     # A version without segments says nothing about who answered, though one before it did.
     written = writer.write(predicted, origin_key=origin.key, missing_as_null=True)
     record_written(Kind.PREDICTIONS, spec, stores, written, origin=origin, sources=[features], model_version=version)

@@ -20,7 +20,7 @@ from mlops_provider.core.evaluation import PARENT
 from mlops_provider.core.names import PARTITION, Kind, Task
 from mlops_provider.core.segments import Segment
 from mlops_provider.exceptions import DataRejectedError, EvidenceError, NotApprovedError, SpecError
-from mlops_provider.steps import candidate
+from mlops_provider.steps import candidate, models
 from mlops_provider.steps.declaration import Declaration, declared_for
 from mlops_provider.steps.learning import blocks, estimator, examples, task, threads, training_rows
 from mlops_provider.steps.source import calling
@@ -187,7 +187,7 @@ def assemble_model(
         declared,
         record,
         run_id=whole,
-        model=segmented.Segmented(stores.registry.load_model(parent.payload["model_uri"]), children, column),
+        model=segmented.Segmented(models.candidate(stores.registry, parent), children, column),
         known=examples(spec, training_rows(spec, stores, declared)),
         parameters=parent.payload["parameters"],
         origin=origin,

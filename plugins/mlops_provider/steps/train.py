@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlops_provider.adapters import training
 from mlops_provider.core.names import PARTITION, Alias, Kind, Tag, Task
 from mlops_provider.exceptions import NotApprovedError
-from mlops_provider.steps import candidate
+from mlops_provider.steps import candidate, conversion
 from mlops_provider.steps.declaration import Declaration, declare_gate, declared_for
 from mlops_provider.steps.evaluate import evaluate_model
 from mlops_provider.steps.learning import estimator, examples, threads, training_rows
@@ -148,6 +148,7 @@ def register_model(spec: ModelSpec, stores: Stores, *, run_id: str, verdict: str
     if not gate.payload["passed"]:
         raise NotApprovedError(f"Run {run_id!r} not registered. {gate.payload['summary']}")
     declared = Declaration.from_json(stores.ledger.get(gate.payload["declaration"]).payload)
+    about = _scored_by(spec, stores, run_id, declared)
     version = stores.registry.ensure_version(
         spec.name,
         run_id,
@@ -179,6 +180,7 @@ def register_model(spec: ModelSpec, stores: Stores, *, run_id: str, verdict: str
             "evaluation": gate.payload["evaluation"],
             "declaration": gate.payload["declaration"],
             "trained_through": declared.trained_on[-1],
+            **about,
             "files": stores.registry.model_digest(f"models:/{spec.name}/{version}"),
         },
         key=run_id,
@@ -188,3 +190,12 @@ def register_model(spec: ModelSpec, stores: Stores, *, run_id: str, verdict: str
     # The digest covers the whole chain up to here, so a ledger whose end is rewritten no longer fits its versions.
     stores.registry.tag_version(spec.name, version, {Tag.LEDGER_HEAD: record.digest})
     return version
+
+
+def _scored_by(spec: ModelSpec, stores: Stores, run_id: str, declared: Declaration) -> dict[str, Any]:
+    """What predicts for the version, and whom its files are trusted on, for the record of its registration."""
+    registered, trained = (stores.ledger.find(kind, run_id) for kind in (Kind.REGISTRATION, Kind.TRAINING))
+    if registered is not None or trained is None:  # an earlier try was through with it
+        return {}
+    trusted = {"trust": trained.payload["trust"]} if "trust" in trained.payload else {}
+    return {"scorer": conversion.convert(spec, stores, trained, declared), **trusted}

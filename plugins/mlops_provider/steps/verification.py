@@ -15,6 +15,7 @@ from mlops_provider.adapters import tasks
 from mlops_provider.core.names import Table
 from mlops_provider.core.rollout import Traffic, describe
 from mlops_provider.exceptions import ConcurrentWriteError, ServingCheckError, SourceError, StoreUnavailableError
+from mlops_provider.steps import models
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +70,7 @@ def sample(stores: Stores, model: str, columns: Sequence[str], version: str) -> 
 
     :param columns: What the model takes, if it does not know that itself.
     """
-    pipeline = stores.registry.load_model(f"models:/{model}/{version}")
+    pipeline = models.estimator(stores.registry, stores.ledger, model, version)
     rows = sample_rows(stores, model, list(getattr(pipeline, "feature_names_in_", columns)))
     return Sample(rows, {version: tasks.of_model(pipeline).predict(pipeline, rows)})
 

@@ -1,10 +1,15 @@
-"""A model as files: scikit-learn in skops form, which loads no code of its own."""
+"""
+A model as files: scikit-learn in skops form, and beside it the ONNX graph that predicts the same.
+
+Neither runs code when it is loaded. A skops file names the types it holds; those that nobody reviewed are refused
+before anything is made of them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -14,6 +19,8 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, infer_signature
 
+from mlops_provider.core.columns import Column, Kind
+from mlops_provider.core.trust import OWN_TYPES, REVIEWED_TYPES
 from mlops_provider.exceptions import ConfigurationError, ServingCheckError
 
 # mlflow.pyfunc warns about type hints of its own classes. skops asks every loaded module for its functions, and
@@ -25,13 +32,24 @@ with warnings.catch_warnings():
     from skops.io.exceptions import UntrustedTypesFoundException
 
 _FLAVOR = "sklearn"
-_LIBRARIES = ("sklearn.", "numpy.", "scipy.", "lightgbm.", "xgboost.")
-"""Packages whose types a stored model may ask to trust. Its list comes from the model itself, so it proves nothing."""
+_SKOPS = "skops"
+_NAMED = 10
+"""Types a message names; the rest are counted."""
 
-_OWN = frozenset({"mlops_provider.adapters.segmented.Segmented"})
-"""Types of this package that it may ask to trust."""
+SCORER = "scorer.onnx"
+"""The ONNX graph among the files of a model, if it could be converted."""
 
-_UNREADABLE = (BadZipFile, UntrustedTypesFoundException, AttributeError, KeyError, TypeError, ValueError)
+_KINDS: Mapping[str, Kind] = {
+    "double": "number",
+    "float": "number",
+    "integer": "whole",
+    "long": "whole",
+    "string": "text",
+    "boolean": "flag",
+    "datetime": "time",
+}
+
+_UNREADABLE = (BadZipFile, ImportError, UntrustedTypesFoundException, AttributeError, KeyError, TypeError, ValueError)
 """What skops raises for a file that is damaged, of other versions, or holds what is not trusted."""
 
 
@@ -63,7 +81,7 @@ def save(
                 model,
                 str(folder),
                 mlflow_model=about,
-                serialization_format="skops",
+                serialization_format=_SKOPS,
                 signature=signature,
                 input_example=example,
                 pip_requirements=list(pip_requirements),
@@ -84,26 +102,42 @@ def content_digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-def load(folder: Path) -> Any:
+def load(folder: Path, *, trusted: Sequence[str] = ()) -> Any:
     """
     Read a model back.
 
+    The list of types that the files themselves ask to trust proves nothing: what counts is skops' own list, ours, and
+    *trusted*.
+
+    :param trusted: Further types that the model may hold, because somebody answers for them.
     :return: The fitted scikit-learn estimator.
-    :raises ServingCheckError: The files are not a scikit-learn model in skops form, or ask to trust types of packages
-        that models are not made of. Not retried.
+    :raises ServingCheckError: The files are not a scikit-learn model in skops form, or hold types that are not trusted.
+        Not retried.
     """
     try:
         flavor = Model.load(str(folder)).flavors[_FLAVOR]
-        file, form = folder / flavor["pickled_model"], flavor["serialization_format"]
+        name, form = str(flavor["pickled_model"]), str(flavor["serialization_format"])
     except (MlflowException, KeyError) as error:
         raise ServingCheckError(f"The files in {folder} are not a scikit-learn model of MLflow's.") from error
-    trusted = list(flavor.get("skops_trusted_types") or [])
-    strange = [name for name in trusted if name not in _OWN and not name.startswith(_LIBRARIES)]
-    if form != "skops" or strange:
-        what = f"asks to trust {', '.join(strange[:10])}" if strange else f"is stored as {form}"
+    allowed = {*REVIEWED_TYPES, *OWN_TYPES, *trusted}
+    asked = sorted(set(map(str, flavor.get("skops_trusted_types") or ())) - allowed)
+    if form != _SKOPS or asked or Path(name).name != name:
+        what = f"is stored as {form}" if form != _SKOPS else f"names the file {name!r}, outside its folder"
+        what = f"asks to trust {_listed(asked)}" if asked and form == _SKOPS else what
         raise ServingCheckError(f"The model {what}: loading it could run foreign code. Register it anew as skops.")
     try:
-        return skops.io.load(file, trusted=trusted)
+        held = set(skops.io.get_untrusted_types(file=folder / name))
+        if strange := sorted(held - allowed):
+            raise ServingCheckError(
+                f"The model holds {_listed(strange)}, which nobody reviewed: loading it could run foreign code. If it "
+                "is yours, say under `trust` in model.yaml who answers for it, and train it anew."
+            )
+        return skops.io.load(folder / name, trusted=sorted(held))
+    except BadZipFile as error:
+        raise ServingCheckError(
+            f"The model's file {name} is no skops file but something else, such as a pickle, which could run foreign "
+            "code. It was not opened. Register the model anew as skops."
+        ) from error
     except _UNREADABLE as error:
         raise ServingCheckError(
             f"The model cannot be loaded ({type(error).__name__}): its file is damaged, or was written by other "
@@ -138,3 +172,30 @@ def unpacked(content: bytes, *, trusted_types: Sequence[str]) -> Any:
             f"A stored estimator cannot be loaded ({type(error).__name__}): it is damaged, holds a type that is not "
             "trusted, or was written by other package versions than are installed here."
         ) from error
+
+
+def foreign_types(model: Any) -> tuple[str, ...]:
+    """Types a fitted estimator holds that are neither on skops' list nor on ours, by name."""
+    held = set(skops.io.get_untrusted_types(data=skops.io.dumps(model)))
+    return tuple(sorted(held - {*REVIEWED_TYPES, *OWN_TYPES}))
+
+
+def columns(folder: Path) -> tuple[Column, ...]:
+    """
+    What a model takes, in order, as its signature says.
+
+    :raises ServingCheckError: It has none, or columns that are not plain. Not retried.
+    """
+    signature = Model.load(str(folder)).signature
+    schema = signature.inputs if signature else None
+    if schema is None or not schema.has_input_names():
+        raise ServingCheckError("The model was logged without a signature that names its columns.")
+    types = {str(column.name): getattr(column.type, "name", "") for column in schema.inputs}
+    if strange := [name for name, kind in types.items() if kind not in _KINDS]:
+        raise ServingCheckError(f"Columns of a type that can't be served: {_listed(strange)}.")
+    return tuple(Column(name, _KINDS[kind]) for name, kind in types.items())
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow.dataset import ParquetFileFragment
 
@@ -18,6 +19,8 @@ from mlops_provider.stores import frames
 
 _AT_ONCE = 131_072
 """Rows decoded at once when a whole column is read."""
+_BUFFER = 1 << 18
+"""Bytes read ahead of each column."""
 
 
 class Rows:
@@ -60,6 +63,36 @@ class Rows:
         """Read all rows, about *rows* at a time."""
         for start in range(0, len(self), rows):
             yield self.frame(start, start + rows, columns=columns)
+
+    def blocks(
+        self, rows: int, *, start: int = 0, stop: int | None = None, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        """
+        Read the rows from *start* to before *stop* as Arrow tables, decoded as they are asked for.
+
+        :param rows: Rows of a table, at most.
+        """
+        names = self._known(columns)
+        stop = len(self) if stop is None else min(stop, len(self))
+        first = 0
+        for file in self.files:
+            wanted, position = [], first
+            for group in file.row_groups:
+                if first < stop and start < first + group.num_rows:
+                    wanted.append(group.id)
+                elif not wanted:
+                    position += group.num_rows
+                first += group.num_rows
+            if not wanted:
+                continue
+            # Not through the dataset, which decodes far ahead: memory would grow with the row group.
+            with pq.ParquetFile(file.open(), buffer_size=_BUFFER, pre_buffer=False) as read:
+                there = [name for name in names if name in read.schema_arrow.names]
+                for batch in read.iter_batches(rows, row_groups=wanted, columns=there, use_threads=False):
+                    low, high = max(start - position, 0), min(stop - position, len(batch))
+                    position += len(batch)
+                    if low < high:
+                        yield self._of_batch(batch.slice(low, high - low), names)
 
     def take(self, positions: NDArray[np.int64], *, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Read the rows at *positions*, which rise."""
@@ -147,6 +180,16 @@ class Rows:
                     low, high = max(start, first), min(stop, last)
                     yield low, part.slice(low - first, high - low)
                 first = last
+
+    def _of_batch(self, batch: pa.RecordBatch, names: Sequence[str]) -> pa.Table:
+        """What a file holds as the table has it: a column that it lacks is null."""
+        kinds = {name: self.schema.field(name).type for name in names}
+        return pa.table(
+            {
+                name: batch.column(name).cast(kind) if name in batch.schema.names else pa.nulls(len(batch), kind)
+                for name, kind in kinds.items()
+            }
+        )
 
     def _as_frame(self, table: pa.Table) -> pd.DataFrame:
         frame = frames.as_frame(table)

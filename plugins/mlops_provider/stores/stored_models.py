@@ -14,8 +14,9 @@ import mlflow.artifacts
 import pandas as pd
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
+from mlflow.models import Model
 
+from mlops_provider.core.columns import Column
 from mlops_provider.exceptions import EvidenceError, PermanentError
 from mlops_provider.stores import model_files
 from mlops_provider.stores.runs import Runs
@@ -82,12 +83,12 @@ class StoredModels(Runs):
     def download_model(self, model_uri: str, folder: Path) -> Path:
         """Fetch all files of a model into *folder*, which is made; give the folder they are in."""
         folder.mkdir(parents=True, exist_ok=True)
-        return self._download(model_uri, "", str(folder))
+        return self._download(model_uri, str(folder))
 
     def model_digest(self, model_uri: str) -> str:
         """SHA-256, in hex, over the names and bytes of all files of a model."""
         with tempfile.TemporaryDirectory() as folder:
-            return model_files.content_digest(self._download(model_uri, "", folder))
+            return model_files.content_digest(self._download(model_uri, folder))
 
     def keep_estimator(self, run_id: str, model: Any, *, folder: str, trusted_types: Sequence[str]) -> dict[str, str]:
         """
@@ -149,22 +150,36 @@ class StoredModels(Runs):
             self._settle_model(run, model_id)
             return f"models:/{model_id}"
 
-    def load_model(self, model_uri: str) -> Any:
+    def add_file(self, run_id: str, name: str, content: bytes) -> None:
+        """
+        Put a file beside those of a run's model, in place of one of that name.
+
+        :raises PermanentError: The run stored no model. Not retried.
+        """
+        with self._explained(), tempfile.TemporaryDirectory() as folder:
+            Path(folder, name).write_bytes(content)
+            self._client.log_model_artifacts(self._stored(run_id).model_id, folder)
+
+    def load_model(self, model_uri: str, *, trusted: Sequence[str] = ()) -> Any:
         """
         Load a model.
 
         :param model_uri: ``models:/m-...`` or ``models:/name/version``.
+        :param trusted: Types that it may hold beyond those that every model may.
         :return: The fitted scikit-learn estimator.
         :raises ServingCheckError: It is no skops model, or could run foreign code when loaded. Not retried.
         """
         with tempfile.TemporaryDirectory() as folder:
-            return model_files.load(self._download(model_uri, "", folder))
+            return model_files.load(self._download(model_uri, folder), trusted=trusted)
 
-    def signature(self, model_uri: str) -> ModelSignature | None:
-        """What a model takes and gives, if that was stored with it; reads no model."""
+    def columns(self, model_uri: str) -> tuple[Column, ...]:
+        """
+        Name what a model takes, in order; loads no model.
+
+        :raises ServingCheckError: It has no signature, or columns that are not plain. Not retried.
+        """
         with tempfile.TemporaryDirectory() as folder:
-            signature: ModelSignature | None = Model.load(str(self._download(model_uri, "/MLmodel", folder))).signature
-        return signature
+            return model_files.columns(self._download(model_uri, folder))
 
     def _store(self, run: Run, save: Callable[[Path, str], object]) -> None:
         """Upload a model, complete, and only then say that it is the run's."""
@@ -176,13 +191,13 @@ class StoredModels(Runs):
             self._client.log_model_artifacts(made.model_id, str(folder))
         self._client.log_param(run_id, _MODEL_ID, made.model_id)
 
-    def _download(self, model_uri: str, file: str, folder: str) -> Path:
-        """Fetch all files of a model, or one of them."""
+    def _download(self, model_uri: str, folder: str) -> Path:
+        """Fetch all files of a model."""
         self.ping()
         with self._explained():
             return Path(
                 mlflow.artifacts.download_artifacts(
-                    artifact_uri=f"{self._location(model_uri)}{file}",
+                    artifact_uri=self._location(model_uri),
                     dst_path=folder,
                     tracking_uri=self.tracking_uri,
                     registry_uri=self.tracking_uri,

@@ -47,7 +47,9 @@ def work(spec: ModelSpec, stores: Stores, chunk: Chunk) -> ChunkResult:
         spec,
         stores,
         chunk.about[_VERSION],
-        lambda columns: rows.frame(chunk.start, chunk.stop, columns=columns),
+        rows,
+        start=chunk.start,
+        stop=chunk.stop,
         scored_by=chunk.about[_SCORED_BY],
     )
     piece = Staging(stores.tables, chunk.target).stage(
