@@ -105,8 +105,8 @@ def _server() -> dict[str, Any]:
         "hook-class-name": f"{MODULES}.hooks.server.ServerHook",
         "hook-name": "MLOps model server",
         "ui-field-behaviour": {
-            "hidden-fields": ["schema", "login", "password", "port", "extra"],
-            "relabeling": {"host": "URL"},
+            "hidden-fields": ["schema", "login", "port", "extra"],
+            "relabeling": {"host": "URL", "password": "Token"},
             "placeholders": {"host": "http://models.example.com:8090"},
         },
     }

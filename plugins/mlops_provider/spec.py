@@ -43,6 +43,7 @@ from mlops_provider.spec_parts import (
     RolloutSpec,
     Search,
     Segments,
+    ServingSpec,
     Source,
     Sources,
     Target,
@@ -100,6 +101,7 @@ class ModelSpec(Declared):
     bootstrap: Bootstrap = Bootstrap()
     gate: GateSpec
     rollout: RolloutSpec = RolloutSpec()
+    serving: ServingSpec = ServingSpec()
     monitoring: MonitoringSpec = MonitoringSpec()
     retrain: RetrainSpec = RetrainSpec()
     approval: Literal["never"] = "never"
@@ -282,6 +284,9 @@ def _task_problems(spec: ModelSpec) -> Iterator[Problem]:
     for place, metric in named:
         if metric not in task.metrics:
             yield place, f"expected a metric of a {task.name} target: {', '.join(task.metrics)}; got {metric!r}."
+    fallback = spec.serving.fallback
+    if fallback is not None and task.name == "binary" and not 0 <= fallback <= 1:
+        yield ("serving", "fallback"), f"expected a probability, 0-1, got {fallback}."
     measures = measures_of(task.rates)
     for index, limit in enumerate(gate.fairness):
         if limit.measure not in measures:

@@ -18,6 +18,7 @@ from mlops_provider.core.gates import GatePolicy, Limit, Mode, SliceCeiling, Sli
 from mlops_provider.core.metrics import DIRECTIONS
 from mlops_provider.core.retrain import Drop, RetrainPolicy
 from mlops_provider.core.rollout import check_steps
+from mlops_provider.core.serving import ServingPolicy
 from mlops_provider.exceptions import MissingPartitionError
 
 _QUANTITY = re.compile(r"\d+(\.\d+)?([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?")
@@ -399,6 +400,25 @@ class RolloutSpec(Declared):
     def _possible(self) -> Self:
         check_steps(self.steps)
         return self
+
+
+class ServingSpec(Declared):
+    """How the model server answers; see :class:`mlops_provider.core.serving.ServingPolicy`."""
+
+    sticky: Columns = ()
+    fallback: float | None = None
+    deadline_seconds: Annotated[float, Field(gt=0)] = 10.0
+    longest_deadline_seconds: Annotated[float, Field(gt=0)] = 60.0
+    most_waiting: Count = 512
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.policy()
+        return self
+
+    def policy(self) -> ServingPolicy:
+        """Return it as the server takes it."""
+        return ServingPolicy(**self.model_dump())
 
 
 class MonitoringSpec(Declared):

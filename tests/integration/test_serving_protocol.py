@@ -7,7 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops_provider.serving.protocol import CSV, JSON, LAYOUTS, Column, RefusedRequestError, parse
+from mlops_provider.core.columns import Column
+from mlops_provider.serving.columns import arrays
+from mlops_provider.serving.protocol import CSV, JSON, LAYOUTS, parse
+from mlops_provider.serving.refusal import RefusedRequestError
 
 COLUMNS = (
     Column("distance", "number"),
@@ -26,7 +29,7 @@ CELLS = [list(row.values()) for row in ROWS]
 
 def sent(content: Any, content_type: str = JSON, columns: tuple[Column, ...] = COLUMNS) -> pd.DataFrame:
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
-    return parse(body, content_type, columns)
+    return pd.DataFrame(arrays(columns, [parse(body, content_type).rows(columns)]))
 
 
 def refused(content: Any, content_type: str = JSON, columns: tuple[Column, ...] = COLUMNS) -> RefusedRequestError:

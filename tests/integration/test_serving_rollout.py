@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from mlops_provider.core.names import Header, Kind, Table
 from mlops_provider.exceptions import ServingCheckError, StoreUnavailableError
 from mlops_provider.steps.deploy import check_serving, deploy, rollback
 from mlops_provider.stores import predictions
+from mlops_provider.stores.replicas import Replica
+from mlops_provider.targets import Server
 from mlops_provider.targets import server as server_target
-from support.serving import MODEL, ServerProcess, World, origin, records
+from support.serving import COLUMNS, MODEL, ServerProcess, World, frame, origin, records
+from support.stack import wait_until
 
 # MLflow 3.17 on SQLAlchemy 2.1.
 pytestmark = pytest.mark.slow
@@ -199,3 +204,42 @@ def test_a_graceful_end_answers_what_is_under_way_and_seals_the_log(world: World
     assert {answer.status_code for answer in callers.answers} == {200}
     assert len(delivered(world)) >= 2 * len(callers.answers)
     assert not list(world.spool.rglob("*.open"))
+
+
+def test_several_processes_behind_a_token_are_released_to_one_by_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "a-token-of-some-length"
+    monkeypatch.setenv("MLOPS_SERVER_TOKENS", f"airflow {secret}")
+    world.register(1)
+    server = world.serve("many", processes=2)
+    target = Server(server.url, model=MODEL, ledger=world.ledger, token=secret)
+    wait_until(lambda: len(target.observe()) == 2, "both processes")
+    stranger, known = world.target(server), {"Authorization": f"Bearer {secret}"}
+
+    deploy(world.spec(), world.stores, "1", target=target, origin=origin(run="one"))
+
+    replicas = target.observe()
+    assert {replica.replica.rpartition("-")[0] for replica in replicas} == {"many-1", "many-2"}
+    assert len({server.url, *(replica.url for replica in replicas)}) == 3
+    assert server.score(headers=known).status_code == 200
+    assert server.score().status_code == 401
+    with pytest.raises(StoreUnavailableError, match="refused our token"):
+        stranger.predict(frame(1)[list(COLUMNS)])
+    children = psutil.Process(server.process.pid).children()
+    next(child for child in children if "spawn_main" in " ".join(child.cmdline())).kill()
+    wait_until(lambda: len(_answering(replicas, known)) == 1, "one process to be gone")
+    assert server.score(headers=known).status_code == 200
+    wait_until(lambda: len(_answering(replicas, known)) == 2, "it to be started again")
+    assert server.end() == 0
+    assert _answering(replicas, known) == []
+
+
+def _answering(replicas: Sequence[Replica], headers: dict[str, str]) -> list[str]:
+    """Those replicas that answer at their own address."""
+    found = []
+    for replica in replicas:
+        with contextlib.suppress(httpx.TransportError):
+            httpx.get(f"{replica.url}/ready", headers=headers, timeout=2)
+            found.append(replica.url)
+    return found

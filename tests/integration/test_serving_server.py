@@ -11,19 +11,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
 import numpy as np
-import pandas as pd
 import pytest
 
+from mlops_provider.core.columns import Column
 from mlops_provider.core.names import Environment, Header
+from mlops_provider.core.serving import ServingPolicy
 from mlops_provider.exceptions import ConfigurationError
 from mlops_provider.serving import run
 from mlops_provider.serving.app import ModelServerApp
-from mlops_provider.serving.protocol import Column
+from mlops_provider.serving.columns import Arrays
 from mlops_provider.serving.served import ServedModel
 from mlops_provider.serving.snapshot import LoadedVersion, Snapshot
 from mlops_provider.stores.predictions import SegmentWriter
@@ -295,22 +297,23 @@ def test_several_models_need_a_name_in_the_path(own_world: World) -> None:
 def test_more_requests_than_may_wait_are_sent_away(tmp_path: Path) -> None:
     released = threading.Event()
 
-    def slowly(rows: pd.DataFrame) -> np.ndarray:
+    def slowly(columns: Arrays) -> np.ndarray:
         released.wait(10)
-        return np.full(len(rows), 0.5)
+        return np.full(len(columns["distance"]), 0.5)
 
     columns = (Column("distance", "number"),)
     slow = LoadedVersion("1", slowly, columns)
     follower = SimpleNamespace(model=MODEL, trouble="", snapshot=Snapshot(MODEL, 1, {"1": 100}, {"1": slow}))
     log = SegmentWriter(tmp_path, "server")
-    app = ModelServerApp([ServedModel(follower, log)], workers=1, most_waiting=1)
+    app = ModelServerApp([ServedModel(follower, log, ServingPolicy(most_waiting=1))], workers=1)
 
     async def ask_four_times() -> list[httpx.Response]:
-        transport = httpx.ASGITransport(app.starlette())
+        transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-            asked = [
-                asyncio.create_task(client.post("/invocations", json={"inputs": {"distance": [1.0]}})) for _ in range(4)
-            ]
+            ask = partial(client.post, "/invocations", json={"inputs": {"distance": [1.0]}})
+            asked = [asyncio.create_task(ask())]
+            await asyncio.sleep(0.1)  # the first one is being scored, not waiting
+            asked += [asyncio.create_task(ask()) for _ in range(3)]
             await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
             released.set()
             return [await each for each in asked]

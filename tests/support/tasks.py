@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from mlops_provider import serving
 from mlops_provider.core.references import TableRef
 from mlops_provider.serving import process as server_process
 from mlops_provider.serving.follower import Follower
@@ -155,15 +156,11 @@ def serve_model(place: Place, port: int) -> None:
     """Serve until killed, following the ledger closely."""
     stores = place.stores()
     server_process.Follower = functools.partial(Follower, poll_seconds=0.05)
-    server_process.serve(
+    serving.run(
         [place.spec().name],
-        host="127.0.0.1",
         port=port,
         ledger_url=stores.ledger.url,
         registry_uri=stores.registry.tracking_uri,
         spool_dir=place.folder / "spool",
-        name="server",
-        advertised_url="",
         workers=1,
-        threads=1,
     )

@@ -16,6 +16,7 @@ from mlops_provider.core.drift import DriftPolicy
 from mlops_provider.core.fairness import FairnessLimit
 from mlops_provider.core.gates import GatePolicy, Limit, SliceCeiling, SliceFloor
 from mlops_provider.core.retrain import Drop, RetrainPolicy
+from mlops_provider.core.serving import ServingPolicy
 from mlops_provider.core.tasks import REGRESSION as REGRESSION_TASK
 from mlops_provider.exceptions import SpecError
 from mlops_provider.spec import ModelSpec, load_spec
@@ -110,6 +111,7 @@ def test_every_policy_reaches_core_as_declared(declare: Declare) -> None:
             "monitoring": {"limit": 0.2, "seasonal": ["temp"], "seasonal_limit": 3, "alarm_share": 0.5},
             "retrain": {"windows_needed": 1, "windows_considered": 2, "max_age_days": 90},
             "rollout": {"strategy": "all_at_once"},
+            "serving": {"sticky": ["customer"], "fallback": 0.2, "deadline_seconds": 1, "most_waiting": 64},
             "resources": {"train_model": {"pool": "training", "threads": 2}},
         }
     )
@@ -128,6 +130,7 @@ def test_every_policy_reaches_core_as_declared(declare: Declare) -> None:
     assert spec.drift_policy == DriftPolicy(0.2, ("temp",), 3, 0.5, 10_000, 1000)
     assert spec.retrain_policy == RetrainPolicy(1, 2, Drop(0.02), 90, 25)
     assert spec.rollout_steps == (100,)
+    assert spec.serving.policy() == ServingPolicy(("customer",), 0.2, 1, 60, 64)
     assert spec.time_zone == "America/New_York"
     assert spec.resources["train_model"].pool == "training"  # type: ignore[index]  # a StrEnum is its text
 
@@ -295,6 +298,10 @@ WRONG = [
     ({"bootstrap": {"confidence": 95}}, "27: bootstrap.confidence: expected less than 1, got 95."),
     ({"search": {"trials": True}}, "27: search.trials: expected a whole number, got true."),
     ({"rollout": {"steps": [10, 50]}}, "26: rollout: the steps must rise from above 0 to 100 percent, got [10, 50]."),
+    ({"serving": {"fallback": 1.5}}, "27: serving.fallback: expected a probability, 0-1, got 1.5."),
+    ({"serving": {"fallback": float("inf")}}, "27: serving.fallback: expected a finite number, got inf."),
+    ({"serving": {"deadline_seconds": 90}}, "26: serving: deadlines must lie above 0, and the default not above the "),
+    ({"serving": {"most_waiting": 0}}, "27: serving.most_waiting: "),
     ({"monitoring": {"seasonal": ["snow"]}}, "28: monitoring.seasonal.0: expected a feature, got 'snow'."),
     ({"monitoring": {"seasonal_limit": 0.01}}, "26: monitoring: the seasonal limit 0.01 is below the limit 0.1."),
     ({"retrain": {"windows_needed": 9}}, "26: retrain: 9 of 3 windows is not possible: "),

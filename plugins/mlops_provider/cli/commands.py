@@ -243,6 +243,12 @@ COMMANDS: tuple[Command | Group, ...] = (
                 "--advertised-url",
                 "address at which rollouts reach this replica (default: MLOPS_ADVERTISED_URL, else host and port)",
             ),
+            option(
+                "--processes",
+                "server processes on the port; each is a replica, also at a port of its own (default: %(default)s)",
+                type=int,
+                default=1,
+            ),
         ),
         extras=("serving",),
     ),

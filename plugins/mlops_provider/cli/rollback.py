@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from mlops_provider.cli.home import required, use_home
 from mlops_provider.cli.run import origin_of
@@ -20,7 +21,8 @@ def main(arguments: argparse.Namespace) -> int:
     use_home()
     model = load_spec(arguments.model).name
     stores = Stores.from_environment()
-    target = Server(required(Environment.SERVER_URL), model=model, ledger=stores.ledger)
+    token = os.environ.get(Environment.SERVER_TOKEN, "")
+    target = Server(required(Environment.SERVER_URL), model=model, ledger=stores.ledger, token=token)
     traffic = deploy.rollback(
         model, stores, reason=arguments.reason, target=target, origin=origin_of("rollback_model", stage="rollback")
     )

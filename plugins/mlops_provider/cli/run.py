@@ -211,7 +211,8 @@ class Stages:
                 raise RolloutRefusedError(f"No version of {spec.name!r} is registered: train one first.")
             version = str(registered.payload["version"])
         chosen = version
-        target = Server(required(Environment.SERVER_URL), model=spec.name, ledger=stores.ledger)
+        token = os.environ.get(Environment.SERVER_TOKEN, "")
+        target = Server(required(Environment.SERVER_URL), model=spec.name, ledger=stores.ledger, token=token)
         self.step("check_serving", lambda o: deploy.check_serving(spec, stores, chosen, target=target, origin=o))
         traffic = self.step("deploy_model", lambda o: deploy.deploy(spec, stores, chosen, target=target, origin=o))
         print(f"  {spec.name} now serves {rollout.describe(traffic.split)}.")

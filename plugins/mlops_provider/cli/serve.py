@@ -22,8 +22,9 @@ def main(arguments: argparse.Namespace) -> int:
         raise ConfigurationError("There is no include/*/model.yaml here: name the model.yaml to serve.")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells every look at MLflow
+    specs = [load_spec(file) for file in files]
     serving.run(
-        [load_spec(file).name for file in files],
+        [spec.name for spec in specs],
         host=arguments.host,
         port=configured_ports()["server"] if arguments.port is None else arguments.port,
         ledger_url=required(Environment.LEDGER_URL),
@@ -31,6 +32,8 @@ def main(arguments: argparse.Namespace) -> int:
         spool_dir=required(Environment.SPOOL_DIR),
         spool_uri=os.environ.get(Environment.SPOOL_URI, ""),
         name=os.environ.get("MLOPS_REPLICA", "server"),
+        processes=arguments.processes,
+        policies={spec.name: spec.serving.policy() for spec in specs},
         advertised_url=arguments.advertised_url or os.environ.get("MLOPS_ADVERTISED_URL", ""),
     )
     return 0

@@ -139,6 +139,9 @@ class Environment(StrEnum):
     REGISTRY_URI = "MLOPS_REGISTRY_URI"
     REPORTS_URI = "MLOPS_REPORTS_URI"
     SERVER_URL = "MLOPS_SERVER_URL"
+    SERVER_TOKEN = "MLOPS_SERVER_TOKEN"  # noqa: S105 - its name, not its value
+    SERVER_TOKENS = "MLOPS_SERVER_TOKENS"
+    SERVER_TOKENS_FILE = "MLOPS_SERVER_TOKENS_FILE"
     SPOOL_DIR = "MLOPS_SPOOL_DIR"
     SPOOL_URI = "MLOPS_SPOOL_URI"
     AWS_CONN_ID = "MLOPS_AWS_CONN_ID"
@@ -161,6 +164,18 @@ class Header(StrEnum):
     VERSION = "X-MLOps-Version"
     GENERATION = "X-MLOps-Generation"
     REQUEST_ID = "X-MLOps-Request-Id"
+    ENTITY = "X-MLOps-Entity"
+    DEADLINE = "X-MLOps-Deadline-Ms"
+    ARM = "X-MLOps-Arm"
+
+
+class Arm(StrEnum):
+    """Why a row of the prediction log was scored by its version."""
+
+    SPLIT = "split"
+    PINNED = "pinned"
+    FALLBACK = "fallback"
+    SHADOW = "shadow"
 
 
 def features_asset(model: str) -> str:

@@ -19,6 +19,7 @@ class Traffic(Payload):
     :param split: Version to percent, 0-100, 100 in all. 0 means loaded, without traffic.
     :param settled: The rollout is over and this split was verified; a rollback may return to it.
     :param reason: Why traffic moved, for a person.
+    :param shadow: Versions with 0 percent of the split that score, unseen, what others answered.
     """
 
     model: str
@@ -26,6 +27,7 @@ class Traffic(Payload):
     split: Mapping[str, int]
     settled: bool
     reason: str = ""
+    shadow: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.generation < 1:
@@ -34,6 +36,8 @@ class Traffic(Payload):
             raise ValueError(f"each share must be 0-100 percent, got {describe(self.split)}.")
         if sum(self.split.values()) != 100:
             raise ValueError(f"the shares must sum to 100 percent, got {describe(self.split)}.")
+        if visible := [version for version in self.shadow if self.split.get(version) != 0]:
+            raise ValueError(f"a shadow must be in the split, with 0 percent: version {visible[0]} is not.")
 
 
 def plan(current: Traffic | None, candidate: str, steps: Sequence[int]) -> tuple[dict[str, int], ...]:

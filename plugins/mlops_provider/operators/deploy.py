@@ -35,7 +35,8 @@ class TrafficOperator(ModelStepOperator):
         from mlops_provider.hooks.server import ServerHook
         from mlops_provider.targets import Server
 
-        return Server(ServerHook(self.server_conn_id).address, model=self.spec.name, ledger=self.stores.ledger)
+        hook = ServerHook(self.server_conn_id)
+        return Server(hook.address, model=self.spec.name, ledger=self.stores.ledger, token=hook.token)
 
 
 class CheckServingOperator(TrafficOperator):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlops_provider.core.serving import ServingPolicy
 
 
 def run(
@@ -20,9 +24,13 @@ def run(
     advertised_url: str = "",
     workers: int = 2,
     threads: int = 1,
+    processes: int = 1,
+    policies: Mapping[str, ServingPolicy] | None = None,
 ) -> None:
     """
     Serve *models* until the process is told to end (SIGTERM or Ctrl-C), then seal the prediction log.
+
+    Who may call is read from the environment: ``MLOPS_SERVER_TOKENS`` and ``MLOPS_SERVER_TOKENS_FILE``.
 
     :param models: Registered models to serve.
     :param host: Address to listen on.
@@ -33,19 +41,23 @@ def run(
     :param spool_uri: Address on S3 to which its sealed segments are moved; by default they stay.
     :param name: Name of this replica, unique among those of a model.
     :param advertised_url: Where rollouts reach this replica; by default host and port.
-    :param workers: Predictions computed at the same time.
+    :param workers: Batches computed at the same time.
     :param threads: OpenMP and BLAS threads of one prediction.
-    :raises ConfigurationError: The port is taken, no model is named, or *advertised_url* is no HTTP address.
+    :param processes: Server processes that share the port. Each is a replica of its own, ``<name>-1`` and so on, which
+        rollouts reach at the port that many above *port*; *advertised_url* then holds ``{port}``.
+    :param policies: How a model answers, by name; see :class:`mlops_provider.core.serving.ServingPolicy`.
+    :raises ConfigurationError: The port is taken, no model is named, *advertised_url* is no HTTP address, or a token
+        is not of its form.
     """
     # Read by the numeric libraries when they are loaded, hence before the first import of one.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, str(threads))
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    from mlops_provider.serving.process import serve
+    from mlops_provider.serving.supervisor import Settings, supervise
 
-    serve(
-        models,
+    settings = Settings(
+        models=tuple(models),
         host=host,
         port=port,
         ledger_url=ledger_url,
@@ -56,4 +68,6 @@ def run(
         advertised_url=advertised_url,
         workers=workers,
         threads=threads,
+        policies=dict(policies or {}),
     )
+    supervise(settings, processes)

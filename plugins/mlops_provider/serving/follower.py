@@ -120,7 +120,8 @@ class Follower:
         if not split and self.snapshot is None:
             return
         versions = {version: self._loaded[version] for version in split}
-        swapped = Snapshot(self.model, traffic.generation, split, versions)
+        shadow = tuple(version for version in traffic.shadow if version in self._loaded)
+        swapped = Snapshot(self.model, traffic.generation, split, versions, shadow)
         if swapped != self.snapshot:
             self.snapshot = swapped
             logger.info("%s serves generation %s: %s", self.model, traffic.generation, split)

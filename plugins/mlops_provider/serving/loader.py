@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from mlops_provider.serving.protocol import Column
+import pandas as pd
+from numpy.typing import NDArray
+
+from mlops_provider.serving.columns import Arrays
 from mlops_provider.serving.snapshot import LoadedVersion
 from mlops_provider.steps import models
 from mlops_provider.steps.approval import require_approval
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from numpy.typing import NDArray
-
-    from mlops_provider.adapters.scorers import Scorer
     from mlops_provider.stores.ledger import Ledger
     from mlops_provider.stores.registry import Registry
 
@@ -32,10 +30,10 @@ def load(registry: Registry, ledger: Ledger, model: str, version: str) -> Loaded
     """
     require_approval(ledger, model, version)
     scorer = models.scorer(registry, ledger, model, version)
-    columns = tuple(Column(each.name, each.kind) for each in scorer.columns)
-    answered_by = scorer.segmented.answered_by if scorer.segmented else None
-    return LoadedVersion(version, partial(_predictions, scorer), columns, answered_by)
+    answered_by = of_arrays(scorer.segmented.answered_by) if scorer.segmented else None
+    return LoadedVersion(version, scorer.predict, scorer.columns, answered_by)
 
 
-def _predictions(scorer: Scorer, rows: pd.DataFrame) -> NDArray[np.float64]:
-    return scorer.predict({str(name): rows[name].to_numpy() for name in rows.columns})
+def of_arrays(function: Callable[[pd.DataFrame], NDArray[Any]]) -> Callable[[Arrays], NDArray[Any]]:
+    """Let a function of a frame take arrays of its columns."""
+    return lambda columns: function(pd.DataFrame(dict(columns), copy=False))

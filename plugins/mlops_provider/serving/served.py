@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mlops_provider.core.names import Arm
+from mlops_provider.core.serving import ServingPolicy
 from mlops_provider.exceptions import StoreUnavailableError
-from mlops_provider.serving.protocol import RefusedRequestError, listed, parse
+from mlops_provider.serving.columns import Arrays, Rows, arrays, logged
+from mlops_provider.serving.lane import BATCH_BYTES, Call, Lane
+from mlops_provider.serving.metrics import Metrics
+from mlops_provider.serving.refusal import RefusedRequestError, failed, listed
 
 if TYPE_CHECKING:
     from mlops_provider.serving.follower import Follower
@@ -19,6 +31,27 @@ logger = logging.getLogger(__name__)
 
 LOG_PAUSE = 5.0
 """Seconds that the replica calls itself not ready after its prediction log could not be written."""
+FALLBACK_MARGIN = 0.1
+"""Share of a deadline that is kept for the fallback answer."""
+MOST_SHADOWED = 256
+"""Requests that may wait for a shadow version; what comes on top is not scored by it."""
+
+_NOTHING: dict[str, Any] = {}
+_encode_lines = msgspec.json.Encoder().encode_lines
+
+
+class Scored(NamedTuple):
+    """
+    The rows of a request with what is answered for each.
+
+    :param features: What the model was given, by column.
+    :param answered_by: Of a model of segments, the segment whose own model answered.
+    """
+
+    call: Call
+    predictions: list[float]
+    features: list[dict[str, Any]]
+    answered_by: list[str] | None = None
 
 
 class ServedModel:
@@ -30,21 +63,40 @@ class ServedModel:
 
     :param follower: Keeps the snapshot in step with the ledger.
     :param log: Prediction log of this model on this replica.
+    :param policy: Whom it sticks to, how long callers wait, what they get when it can't answer.
+    :param metrics: Counts and times.
     """
 
-    def __init__(self, follower: Follower, log: SegmentWriter) -> None:
+    def __init__(
+        self,
+        follower: Follower,
+        log: SegmentWriter,
+        policy: ServingPolicy | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
         self.model = follower.model
         self.follower = follower
         self.log = log
+        self.policy = policy or ServingPolicy()
+        self.metrics = metrics or Metrics()
         self.log_failed_at = -LOG_PAUSE
+        self.open_requests = 0
+        # Neither what falls back nor a shadow may stand in line with what is scored for callers.
+        self._aside = ThreadPoolExecutor(1, f"fallback-{self.model}")
+        self._behind = ThreadPoolExecutor(1, f"shadow-{self.model}")
+        self._lanes: dict[tuple[str, bool], Lane] = {}
+        self._fallbacks = Lane(self._aside, self.fall_back)
+        self._shadows: dict[str, Lane] = {}
 
     def start(self) -> None:
         """Begin to follow the ledger."""
         self.follower.start()
 
     def stop(self) -> None:
-        """Stop following and seal the prediction log."""
+        """Stop following, let what is under way finish, and seal the prediction log."""
         self.follower.stop()
+        self._aside.shutdown()
+        self._behind.shutdown(cancel_futures=True)
         self.log.close()
 
     @property
@@ -57,62 +109,223 @@ class ServedModel:
         snapshot = self.follower.snapshot
         if snapshot is None:
             why = self.follower.trouble or "the ledger is being read; ask again in a moment."
-            raise RefusedRequestError(f"No version of {self.model} is loaded yet: {why}", 503)
+            raise RefusedRequestError(f"No version of {self.model} is loaded yet: {why}", 503, retry_after=1)
         return snapshot
 
-    def answer(
-        self, snapshot: Snapshot, version: LoadedVersion, body: bytes, content_type: str, request_id: str
-    ) -> dict[str, list[Any]]:
-        """
-        Parse, predict and log the rows of one request; runs in the pool.
+    @property
+    def waiting(self) -> int:
+        """Requests that wait to be scored."""
+        return sum(len(lane.waiting) for lane in self._lanes.values())
 
-        :return: ``predictions`` and, of a model of segments, ``answered_by``, each in the order of the rows.
-        :raises RefusedRequestError: The rows don't fit the model, or can't be logged.
+    # On the event loop.
+
+    def lane(self, call: Call, pool: Executor) -> Lane:
+        """The lane of a call's version; a large request has one of its own, where it holds up no small ones."""
+        key = call.version.version, call.size > BATCH_BYTES
+        lane = self._lanes.get(key)
+        if lane is None:
+            known = self.follower.snapshot.versions if self.follower.snapshot else {}
+            self._lanes = {key: each for key, each in self._lanes.items() if each.busy or key[0] in known}
+            lane = self._lanes[key] = Lane(pool, self.score, self._shadow)
+        return lane
+
+    def enter(self, call: Call, pool: Executor, seconds: float) -> None:
         """
-        frame = parse(body, content_type, version.columns)
-        try:
-            predictions: list[float] = version.predict(frame).tolist()
-            answers = {"predictions": predictions}
-            if version.answered_by is not None:
-                answers["answered_by"] = version.answered_by(frame).tolist()
-        except (ValueError, TypeError) as error:
-            logger.info("Version %s refused request %s: %s", version.version, request_id, type(error).__name__)
-            empty = [str(name) for name in frame.columns[frame.isna().any()]]
-            hint = f" Columns with missing cells: {listed(empty)}." if empty else ""
-            raise RefusedRequestError(
-                f"Version {version.version} of {self.model} can't score these rows ({type(error).__name__}).{hint}"
-            ) from None
-        answered_at = datetime.now(UTC).isoformat()
-        self._record(
-            [
-                {
-                    "request_id": request_id,
-                    "row": number,
-                    "model": self.model,
-                    "version": version.version,
-                    "generation": snapshot.generation,
-                    "answered_at": answered_at,
-                    "prediction": prediction,
-                    **({"answered_by": answers["answered_by"][number]} if "answered_by" in answers else {}),
-                    # A missing cell is the only one that differs from itself; JSON writes it as null.
-                    "features": {name: None if cell != cell else cell for name, cell in features.items()},  # noqa: PLR0124
-                }
-                for number, (prediction, features) in enumerate(
-                    zip(predictions, frame.to_dict(orient="records"), strict=True)
-                )
-            ]
+        Let a call wait for its version, if there is hope that it is answered in time.
+
+        :param seconds: Time until its deadline.
+        :raises RefusedRequestError: Too many wait (429), and there is no fallback.
+        """
+        lane = self.lane(call, pool)
+        wait = lane.expected_wait
+        if len(lane.waiting) < self.policy.most_waiting and wait < seconds:
+            lane.put(call)
+            return
+        later = max(1, math.ceil(wait))
+        refused = RefusedRequestError(f"Too many requests are waiting; try again in {later} s.", 429, retry_after=later)
+        if not self.may_fall_back(call) or not call.settle():
+            raise refused
+        self._fall_back(call)
+
+    def expire(self, call: Call) -> None:
+        """Answer a call whose deadline has come, unless its rows are being logged at this moment."""
+        if call.answered.done() or not call.settle():
+            return
+        if self.may_fall_back(call):
+            self._fall_back(call)
+            return
+        call.answered.set_result(
+            RefusedRequestError("The request could not be answered before its deadline.", 504, retry_after=1)
         )
-        return answers
 
-    def _record(self, rows: list[dict[str, Any]]) -> None:
+    def may_fall_back(self, call: Call) -> bool:
+        """Whether a caller may get the declared number: not one who asks for a version by its number."""
+        return (
+            self.policy.fallback is not None
+            and call.arm == Arm.SPLIT
+            and len(self._fallbacks.waiting) < self.policy.most_waiting
+        )
+
+    def _fall_back(self, call: Call) -> None:
+        answer = Call(
+            call.content,
+            size=call.size,
+            request_id=call.request_id,
+            arm=Arm.FALLBACK,
+            snapshot=call.snapshot,
+            version=call.version,
+            encode=call.encode,
+            arrived=call.arrived,
+            answered=call.answered,
+        )
+        call.arm = Arm.FALLBACK
+        self._fallbacks.put(answer)
+
+    def _shadow(self, batch: Sequence[Call]) -> None:
+        """Copy what was answered to the shadow versions, as far as they keep up."""
+        snapshot = batch[0].snapshot
+        for version in snapshot.shadow:
+            lane = self._shadows.get(version)
+            if lane is None:
+                self._shadows = {version: lane for version, lane in self._shadows.items() if lane.busy}
+                lane = self._shadows[version] = Lane(self._behind, self.shadow)
+            for call in batch:
+                if call.arm != Arm.SPLIT or call.snapshot is not snapshot or not isinstance(call.outcome, bytes):
+                    continue
+                if len(lane.waiting) >= MOST_SHADOWED:
+                    self.metrics.shadow(self.model, version, "dropped").inc()
+                    continue
+                lane.put(
+                    Call(
+                        call.content,
+                        size=call.size,
+                        request_id=call.request_id,
+                        arm=Arm.SHADOW,
+                        snapshot=snapshot,
+                        version=snapshot.versions[version],
+                        encode=call.encode,
+                        arrived=time.perf_counter(),
+                        answered=call.answered,
+                    )
+                )
+
+    # In the threads of the pools.
+
+    def score(self, batch: Sequence[Call]) -> None:
+        """Parse, predict and log the rows of a batch of one version; a bad row fails its own request only."""
+        version = batch[0].version
+        self.metrics.batches(self.model, version.version).observe(len(batch))
         try:
-            self.log.append(rows)
+            scored = [part for calls in _alike(version, batch) for part in self._predicted(version, calls)]
+            self._record([part for part in scored if part.call.settle()])
+        except Exception:  # callers would wait for their deadlines
+            logger.exception("Version %s of %s failed on %s requests", version.version, self.model, len(batch))
+            for call in batch:
+                call.outcome = call.outcome or failed()
+
+    def fall_back(self, batch: Sequence[Call]) -> None:
+        """Answer a batch with the declared number, and log that."""
+        assert self.policy.fallback is not None
+        scored = []
+        for call in batch:
+            call.settle()
+            for _, rows in _checked(call.version, [call]):
+                joined = arrays(call.version.columns, [rows])
+                scored.append(Scored(call, [self.policy.fallback] * len(rows), logged(joined)))
+        self._record(scored)
+
+    def shadow(self, batch: Sequence[Call]) -> None:
+        """Score a batch that was answered already; whatever goes wrong stays here."""
+        version = batch[0].version
+        try:
+            scored = [part for calls in _alike(version, batch) for part in self._predicted(version, calls)]
+            self._record(scored)
+        except Exception:  # nobody waits for it, and the next batch may go well
+            logger.exception("Shadow version %s of %s failed", version.version, self.model)
+        for call in batch:
+            outcome = "scored" if isinstance(call.outcome, bytes) else "failed"
+            self.metrics.shadow(self.model, version.version, outcome).inc()
+
+    def _predicted(self, version: LoadedVersion, calls: Sequence[tuple[Call, Rows]]) -> Iterable[Scored]:
+        """Give each call its predictions and the features they were made from; refuse those that can't be scored."""
+        joined = arrays(version.columns, [rows for _, rows in calls])
+        try:
+            predictions = _finite(version.predict(joined), sum(len(rows) for _, rows in calls))
+            answered_by = version.answered_by(joined).tolist() if version.answered_by else None
+        except Exception as error:
+            if len(calls) > 1:  # one of them may be to blame, and the others must not suffer
+                return [part for each in calls for part in self._predicted(version, [each])]
+            call = calls[0][0]
+            if isinstance(error, ValueError | TypeError):
+                logger.info("Version %s refused request %s: %s", version.version, call.request_id, type(error).__name__)
+                call.outcome = self._cannot_score(version, joined, error)
+            else:
+                logger.exception("Version %s of %s failed on request %s", version.version, self.model, call.request_id)
+                call.outcome = failed()
+            return []
+        features, parts, end = logged(joined), [], 0
+        for call, rows in calls:
+            begin, end = end, end + len(rows)
+            who = answered_by[begin:end] if answered_by is not None else None
+            parts.append(Scored(call, predictions[begin:end], features[begin:end], who))
+        return parts
+
+    def _cannot_score(self, version: LoadedVersion, joined: Arrays, error: Exception) -> RefusedRequestError:
+        empty = [name for name, array in joined.items() if _lacks(array)]
+        hint = f" Columns with missing cells: {listed(empty)}." if empty else ""
+        return RefusedRequestError(
+            f"Version {version.version} of {self.model} can't score these rows ({type(error).__name__}).{hint}"
+        )
+
+    def _record(self, scored: Sequence[Scored]) -> None:
+        """Log a batch in one piece; only then do its calls have an answer."""
+        if not scored:
+            return
+        answered_at, now = datetime.now(UTC).isoformat(), time.perf_counter()
+        lines = [
+            {
+                "request_id": call.request_id,
+                "row": number,
+                "model": self.model,
+                "version": call.version.version,
+                "generation": call.snapshot.generation,
+                "arm": call.arm,
+                "answered_at": answered_at,
+                "latency_ms": round((now - call.arrived) * 1000, 3),
+                "prediction": prediction,
+                **({"answered_by": answered_by[number]} if answered_by is not None else _NOTHING),
+                "features": cells,
+            }
+            for call, predictions, features, answered_by in scored
+            for number, (prediction, cells) in enumerate(zip(predictions, features, strict=True))
+        ]
+        data = _encode_lines(lines)
+        try:
+            self.log.append_lines(data)
         except StoreUnavailableError as error:
             self.log_failed_at = time.monotonic()
+            self.metrics.log_failures(self.model).inc()
             logger.error("The prediction log of %s can't be written: %s", self.model, error)
-            raise RefusedRequestError(
-                "The prediction log can't be written, so no prediction is given; try another replica.", 503
-            ) from None
+            unlogged = RefusedRequestError(
+                "The prediction log can't be written, so no prediction is given; try another replica.",
+                503,
+                retry_after=1,
+            )
+            for part in scored:
+                part.call.outcome = unlogged
+            return
+        self.metrics.log_bytes(self.model).inc(len(data))
+        first = scored[0].call
+        self.metrics.rows(self.model, first.version.version, first.arm).inc(len(lines))
+        for call, predictions, _, answered_by in scored:
+            call.outcome = call.encode(
+                predictions,
+                answered_by,
+                fallback=call.arm == Arm.FALLBACK,
+                model=self.model,
+                version=call.version.version,
+                request_id=call.request_id,
+            )
 
     @property
     def not_ready(self) -> str:
@@ -131,7 +344,40 @@ class ServedModel:
             "replica": self.follower.replica,
             "generation": snapshot.generation if snapshot else 0,
             "split": dict(snapshot.split) if snapshot else {},
+            "shadow": list(snapshot.shadow) if snapshot else [],
             "versions": sorted(snapshot.versions) if snapshot else [],
             "errors": [trouble] if (trouble := self.follower.trouble) else [],
             "ready": not self.not_ready,
         }
+
+
+def _checked(version: LoadedVersion, batch: Sequence[Call]) -> Iterable[tuple[Call, Rows]]:
+    """Yield calls with their rows; refuse those whose rows don't fit the version."""
+    for call in batch:
+        try:
+            yield call, call.content.rows(version.columns)
+        except RefusedRequestError as refused:
+            call.outcome = refused
+
+
+def _alike(version: LoadedVersion, batch: Sequence[Call]) -> Iterable[Sequence[tuple[Call, Rows]]]:
+    """Group calls whose arrays have the same types, so that no request changes what another's rows look like."""
+    groups: dict[tuple[int, ...], list[tuple[Call, Rows]]] = {}
+    for call, rows in _checked(version, batch):
+        groups.setdefault(rows.gaps, []).append((call, rows))
+    return groups.values()
+
+
+def _finite(predictions: NDArray[np.float64], rows: int) -> list[float]:
+    """Give predictions as a list; a model that gives no number for a row can't answer."""
+    if predictions.shape != (rows,) or not np.isfinite(predictions).all():
+        raise ValueError("the model gave no finite number for each row")
+    listed_: list[float] = predictions.tolist()
+    return listed_
+
+
+def _lacks(array: NDArray[Any]) -> bool:
+    """Whether cells are missing."""
+    if array.dtype == object:
+        return any(cell is None for cell in array)
+    return bool((array != array).any())  # noqa: PLR0124 - NaN and NaT only differ from themselves

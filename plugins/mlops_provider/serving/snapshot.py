@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
-import pandas as pd
+from numpy.typing import NDArray
 
-from mlops_provider.serving.protocol import Column, RefusedRequestError, listed
+from mlops_provider.core.columns import Column
+from mlops_provider.serving.columns import Arrays
+from mlops_provider.serving.refusal import RefusedRequestError, listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,16 +23,17 @@ class LoadedVersion:
     A model version in memory.
 
     :param version: Version number in the registry.
-    :param predict: Takes rows (n_rows, len(columns)), gives (n_rows,): probabilities of class 1, or numbers.
+    :param predict: Takes one array per column, each of shape (n_rows,), gives (n_rows,): probabilities of class 1, or
+        numbers. Called from several threads.
     :param columns: What the model was trained on, in order.
     :param answered_by: Of a model of segments: takes the same rows, gives the segment whose own model answers each,
         or "parent", (n_rows,).
     """
 
     version: str
-    predict: Callable[[pd.DataFrame], np.ndarray[Any, np.dtype[np.float64]]]
+    predict: Callable[[Arrays], NDArray[np.float64]]
     columns: tuple[Column, ...]
-    answered_by: Callable[[pd.DataFrame], np.ndarray[Any, np.dtype[Any]]] | None = None
+    answered_by: Callable[[Arrays], NDArray[Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +43,34 @@ class Snapshot:
 
     :param model: Registered model.
     :param generation: Generation of the traffic record, from 1.
-    :param split: Loaded version -> weight; 0 is loaded for pinned requests only.
+    :param split: Loaded version -> weight; 0 is loaded for pinned requests and as a shadow only.
     :param versions: The loaded versions by number.
+    :param shadow: Loaded versions that score what others answered, unseen by callers.
     """
 
     model: str
     generation: int
     split: Mapping[str, int]
     versions: Mapping[str, LoadedVersion]
+    shadow: tuple[str, ...] = ()
+    # Older versions take the lower end of the scale, see `chosen`.
+    _shares: tuple[tuple[str, int], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        shares = sorted(((version, weight) for version, weight in self.split.items() if weight), key=_age)
+        bounds = accumulate(weight for _, weight in shares)
+        placed = tuple((version, bound) for (version, _), bound in zip(shares, bounds, strict=True))
+        object.__setattr__(self, "_shares", placed)
 
     @property
     def open(self) -> bool:
         """Whether requests that pin no version are answered."""
-        return any(self.split.values())
+        return bool(self._shares)
+
+    @property
+    def leading(self) -> LoadedVersion:
+        """The version with most traffic; only while some has traffic."""
+        return self.versions[max(self.split, key=lambda version: self.split[version])]
 
     def pinned(self, version: str) -> LoadedVersion:
         """
@@ -62,29 +81,33 @@ class Snapshot:
         try:
             return self.versions[version]
         except KeyError:
-            loaded = listed(sorted(self.versions, key=_by_number)) or "none"
+            loaded = listed(sorted(self.versions, key=_number)) or "none"
             raise RefusedRequestError(f"This version of {self.model} is not loaded; loaded: {loaded}.", 404) from None
 
-    def chosen(self, request_id: str) -> LoadedVersion:
+    def chosen(self, key: str) -> LoadedVersion:
         """
-        Give the version that *request_id* belongs to: the same one on every replica.
+        Give the version that *key* belongs to: the same one on every replica.
 
-        Older versions take the lower end of the scale, so a request that the canary got at
-        10 % stays with it at 50 %.
+        Older versions take the lower end of the scale, so a key that the canary got at 10 % stays with it at 50 %.
 
+        :param key: Request ID, or what stands for the entity that is asked about.
         :raises RefusedRequestError: No version has traffic yet.
         """
-        shares = [(version, weight) for version, weight in self.split.items() if weight > 0]
-        if not shares:
-            raise RefusedRequestError(f"No version of {self.model} has traffic yet; deploy a version.", 503)
+        shares = self._shares
         if len(shares) == 1:
             return self.versions[shares[0][0]]
-        digest = hashlib.sha256(f"{self.model}:{request_id}".encode()).digest()
-        point = int.from_bytes(digest[:8], "big") % sum(weight for _, weight in shares)
-        shares.sort(key=lambda share: _by_number(share[0]))
-        bounds = accumulate(weight for _, weight in shares)
-        return self.versions[next(version for (version, _), bound in zip(shares, bounds, strict=True) if point < bound)]
+        if not shares:
+            raise RefusedRequestError(
+                f"No version of {self.model} has traffic yet; deploy a version.", 503, retry_after=1
+            )
+        digest = hashlib.sha256(f"{self.model}:{key}".encode()).digest()
+        point = int.from_bytes(digest[:8], "big") % shares[-1][1]
+        return self.versions[shares[bisect_right(shares, point, key=lambda share: share[1])][0]]
 
 
-def _by_number(version: str) -> tuple[int, str]:
+def _age(share: tuple[str, int]) -> tuple[int, str]:
+    return _number(share[0])
+
+
+def _number(version: str) -> tuple[int, str]:
     return (int(version), version) if version.isdecimal() else (0, version)

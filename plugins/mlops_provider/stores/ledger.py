@@ -264,6 +264,7 @@ class Ledger:
         settled: bool,
         expected_generation: int,
         reason: str = "",
+        shadow: Sequence[str] = (),
         actor: str = "",
         origin: str = "",
         strategy: str = "",
@@ -274,12 +275,13 @@ class Ledger:
 
         :param split: Version to percent, 100 in all.
         :param expected_generation: Generation this proposal was decided on; 0 before the first.
+        :param shadow: Versions with 0 percent that score what others answered.
         :param origin: Key of the proposing task; its retry gets the record of its first try.
         :raises ConcurrentWriteError: Somebody else moved traffic meanwhile. Retried, having read again.
         """
         if expected_generation and self.find(Kind.TRAFFIC, f"{model}:{expected_generation}") is None:
             raise ValueError(f"{model!r} has no generation {expected_generation} to follow.")
-        traffic = Traffic(model, expected_generation + 1, split, settled, reason)
+        traffic = Traffic(model, expected_generation + 1, split, settled, reason, tuple(shadow))
         payload = {**traffic.as_json(), "strategy": strategy, "origin": origin}
         key = f"{model}:{traffic.generation}"
         record, ours = self._append(Kind.TRAFFIC, model, payload, key, actor, as_of)

@@ -107,7 +107,7 @@ class SegmentWriter:
         spool_dir: Path | str,
         name: str,
         *,
-        max_bytes: int = 8_000_000,
+        max_bytes: int = 32_000_000,
         max_seconds: float = 5.0,
         ship_to: str = "",
         s3: S3 | None = None,
@@ -142,9 +142,16 @@ class SegmentWriter:
 
         :raises StoreUnavailableError: The disk is full or gone; none of *rows* is logged. Retried.
         """
-        if not rows:
+        self.append_lines(b"".join(json.dumps(row, default=str).encode() + b"\n" for row in rows))
+
+    def append_lines(self, data: bytes) -> None:
+        """
+        Log rows that are JSON lines already, in one write; as :meth:`append`.
+
+        :raises StoreUnavailableError: The disk is full or gone; none of the rows is logged. Retried.
+        """
+        if not data:
             return
-        data = b"".join(json.dumps(row, default=str).encode() + b"\n" for row in rows)
         with self._mutex:
             try:
                 if self._file is None:

@@ -33,11 +33,13 @@ class Server:
     :param url: Address that callers use: of the only replica, or of a proxy before several.
     :param model: Registered model.
     :param ledger: Ledger that the replicas follow and report to.
+    :param token: Token that the replicas ask for; empty if they ask for none.
     :param timeout: Longest wait for one answer, in seconds.
     """
 
-    def __init__(self, url: str, *, model: str, ledger: Ledger, timeout: float = 10.0) -> None:
+    def __init__(self, url: str, *, model: str, ledger: Ledger, token: str = "", timeout: float = 10.0) -> None:
         self.url = url.rstrip("/")
+        self.token = token
         self.model = model
         self.ledger = ledger
         self.timeout = timeout
@@ -60,6 +62,8 @@ class Server:
         headers: dict[str, str] = {"Content-Type": "application/json", names.Header.REQUEST_ID: request_id}
         if version:
             headers[names.Header.VERSION] = version
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
         try:
             response = httpx.post(
                 f"{base}/models/{self.model}/invocations",
@@ -75,10 +79,17 @@ class Server:
             ) from error
         if response.status_code in (429, 502, 503, 504):
             raise StoreUnavailableError(f"The model server at {base} can't answer now: {_reason(response)}")
+        if response.status_code == 401:
+            raise StoreUnavailableError(
+                f"The model server at {base} refused our token: {_reason(response)} It is the password of the "
+                f"connection {names.SERVER_CONN!r}, or {names.Environment.SERVER_TOKEN}."
+            )
         if response.headers.get(names.Header.REQUEST_ID) != request_id:
             raise _stranger(base)
         if response.status_code != 200:
             raise ServingCheckError(f"The model server at {base} refused the request: {_reason(response)}")
+        if response.headers.get(names.Header.ARM) == names.Arm.FALLBACK:
+            raise StoreUnavailableError(f"The model server at {base} is overloaded: it answers with its fallback.")
         try:
             return Answer(
                 predictions=tuple(response.json()["predictions"]),
