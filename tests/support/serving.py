@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -191,7 +193,7 @@ class World:
         return self.ledger.propose_traffic(MODEL, split, settled=settled, expected_generation=generation)
 
     def serve(self, name: str = "server", **changes: Any) -> ServerProcess:
-        port = int(free_port())
+        port = adjacent_ports(changes.get("processes", 1) + 1) if "processes" in changes else int(free_port())
         settings = {
             "models": [MODEL],
             "port": port,
@@ -235,6 +237,20 @@ class World:
     def close(self) -> None:
         for server in self.servers:
             server.end(signal.SIGKILL)
+
+
+def adjacent_ports(count: int) -> int:
+    """First of *count* ports in a row that are free, outside of those that the system deals out by itself."""
+    random = np.random.default_rng()
+    while True:
+        first = int(random.integers(20_000, 30_000))
+        try:
+            with contextlib.ExitStack() as held:
+                for port in range(first, first + count):
+                    held.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+        except OSError:
+            continue
 
 
 def records(rows: int, seed: int = 3) -> dict[str, Any]:
