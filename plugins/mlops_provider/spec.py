@@ -101,7 +101,7 @@ class ModelSpec(Declared):
     bootstrap: Bootstrap = Bootstrap()
     gate: GateSpec
     rollout: RolloutSpec = RolloutSpec()
-    serving: ServingSpec = ServingSpec()
+    serving: ServingSpec = Field(default_factory=ServingSpec)
     monitoring: MonitoringSpec = MonitoringSpec()
     retrain: RetrainSpec = RetrainSpec()
     approval: Literal["never"] = "never"

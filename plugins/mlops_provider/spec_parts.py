@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
@@ -18,8 +18,10 @@ from mlops_provider.core.gates import GatePolicy, Limit, Mode, SliceCeiling, Sli
 from mlops_provider.core.metrics import DIRECTIONS
 from mlops_provider.core.retrain import Drop, RetrainPolicy
 from mlops_provider.core.rollout import check_steps
-from mlops_provider.core.serving import ServingPolicy
 from mlops_provider.exceptions import MissingPartitionError
+
+if TYPE_CHECKING:
+    from mlops_provider.core.serving import ServingPolicy
 
 _QUANTITY = re.compile(r"\d+(\.\d+)?([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?")
 """A number with Kubernetes' suffixes: https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity."""
@@ -418,6 +420,8 @@ class ServingSpec(Declared):
 
     def policy(self) -> ServingPolicy:
         """Return it as the server takes it."""
+        from mlops_provider.core.serving import ServingPolicy  # DAG files load no more modules than they need
+
         return ServingPolicy(**self.model_dump())
 
 
