@@ -165,16 +165,19 @@ class ModelSpec(Declared):
 
     @property
     def digest(self) -> str:
-        """SHA-256, in hex, of everything declared, defaults included."""
-        # A model without segments keeps the digest it had before there were any.
-        declared = self.model_dump(mode="json", exclude=None if self.segments else {"segments"})
-        return hashlib.sha256(canonical(declared).encode()).hexdigest()
+        """
+        SHA-256, in hex, of everything declared, defaults included, but for what only says how the work is done.
+
+        So a run whose tasks are moved to other workers, or cut into other chunks, goes on.
+        """
+        how = {"resources": True, "chunk_rows": True, "segments": {"at_once"}}
+        return hashlib.sha256(canonical(self.model_dump(mode="json", exclude=how)).encode()).hexdigest()
 
     @property
     def code_digest(self) -> str:
-        """SHA-256, in hex, of the use case's Python and YAML files as they are now."""
-        digests = [use_case.code_digest(folder) for folder in self.code_folders]
-        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+        """SHA-256, in hex, over :attr:`digest` and the use case's other Python and YAML files as they are now."""
+        files = [use_case.code_digest(folder, without=self.path.name) for folder in self.code_folders]
+        return hashlib.sha256("".join([self.digest, *files]).encode()).hexdigest()
 
     @property
     def code_folders(self) -> tuple[Path, ...]:

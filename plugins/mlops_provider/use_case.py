@@ -25,13 +25,17 @@ is that of another use case, in the folder beside.
 """
 
 
-def code_digest(folder: Path) -> str:
-    """Return the SHA-256, in hex, over paths and contents of all Python and YAML files below *folder*."""
-    total = hashlib.sha256()
+def code_digest(folder: Path, *, without: str | None = None) -> str:
+    """
+    Return the SHA-256, in hex, over paths and contents of all Python and YAML files below *folder*.
+
+    :param without: Name of a file in *folder* that does not count.
+    """
+    total, skipped = hashlib.sha256(), without and Path(without)
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         hidden = any(part.startswith((".", "__pycache__")) for part in inside.parts)
-        if path.suffix in {".py", ".yaml", ".yml"} and path.is_file() and not hidden:
+        if path.suffix in {".py", ".yaml", ".yml"} and path.is_file() and not hidden and inside != skipped:
             content = path.read_bytes()
             total.update(f"{inside.as_posix()}\0{len(content)}\0".encode())
             total.update(content)

@@ -291,10 +291,14 @@ class TestFaults:
             with pytest.raises(EvidenceError, match=changed):
                 tasks.assemble_model(place, **about, run_id=parent, decided=decided)
         code.write_text(before[0])
-        declared.write_text(before[1])
+        # What is cleared because it needs a larger worker, or more threads there, goes on where it was.
+        moved = yaml.safe_load(before[1]) | {"resources": {"train_segment": {"queue": "large", "threads": 2}}}
+        declared.write_text(yaml.safe_dump(moved))
 
+        assert tasks.train_model(place, **about) == parent
         assert tasks.plan_segments(place, **about, run_id=parent) == planned
         assert tasks.train_segment(place, **about, segment=planned[3], index=3) == decided[3]
+        assert tasks.assemble_model(place, **about, run_id=parent, decided=decided) != parent
 
     def test_a_segment_with_a_handful_of_one_outcome_is_not_judged(self, place: Place, with_mlflow: None) -> None:
         frame = divided(JANUARY)

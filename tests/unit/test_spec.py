@@ -414,10 +414,26 @@ def test_digests_follow_content_not_form(declare: Declare, folder: Path) -> None
     (folder / "__pycache__" / "data.py").write_text("ignored")
     (folder / "notes.txt").write_text("ignored")
 
-    assert commented.digest == digest
-    assert commented.code_digest != code
-    assert commented.code_digest == load_spec(path).code_digest
-    assert load_spec(declare({"seed": 1})).digest != digest
+    assert (commented.digest, commented.code_digest) == (digest, code)
+    reseeded = load_spec(declare({"seed": 1}))
+    assert not {reseeded.digest, reseeded.code_digest} & {digest, code}
+    (folder / "expectations.yaml").write_text("expectations: []\n# a comment\n")
+    assert load_spec(declare()).digest == digest
+    assert load_spec(declare()).code_digest != code
+
+
+def test_digests_do_not_tell_how_the_work_is_done(declare: Declare) -> None:
+    def digests(**changes: Any) -> tuple[str, str]:
+        spec = load_spec(declare({"segments": "origin", **changes}))
+        return spec.digest, spec.code_digest
+
+    before = digests()
+
+    assert digests(resources={"train_segment": {"queue": "large", "pool": "training", "threads": 8}}) == before
+    assert digests(chunk_rows=8192) == before
+    assert digests(segments={"column": "origin", "at_once": 1}) == before
+    assert digests(segments={"column": "origin", "minimum_rows": 7})[0] != before[0]
+    assert digests(look_back_hours=5)[0] != before[0]
 
 
 def test_a_changed_function_is_loaded_afresh(declare: Declare, folder: Path) -> None:
