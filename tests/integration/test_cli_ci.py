@@ -18,7 +18,7 @@ from mlops_provider.spec import load_spec
 from mlops_provider.steps import ingest
 from mlops_provider.steps.contracts import FeatureContract, check_signatures
 from mlops_provider.stores.suite import Stores
-from support.tiny import FEBRUARY, JANUARY, MARCH, USE_CASE, Place, origin, write_month
+from support.tiny import FEBRUARY, JANUARY, MARCH, USE_CASE, Place, origin, trips, write_month
 
 FEATURES = '''
 """Features."""
@@ -62,6 +62,13 @@ def edit(file: Path, before: str, after: str) -> None:
     file.write_text(text.replace(before, after), encoding="utf-8")
 
 
+def divide(project: Path, place: Place) -> None:
+    """Declare segments, and deliver months in which each has enough rows to be judged."""
+    edit(project / "model.yaml", "slices: [line]", "slices: [line]\nsegments: line")
+    for month in (JANUARY, FEBRUARY, MARCH):
+        write_month(place.source, month, trips(month, rows=1200))
+
+
 def red(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
     """Run it; give the lines that say what is red, and the stages that were reached."""
     assert main(("ci", "--rows", "200", *words)) == 1
@@ -72,10 +79,13 @@ def red(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_sound_use_case_is_green_from_lint_to_drift(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sound_use_case_is_green_from_lint_to_drift(
+    project: Path, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    divide(project, place)
     before = sorted(path.name for path in Path.cwd().iterdir())
 
-    assert main(("ci", "--rows", "400", "--junit", "out/ci.xml")) == 0
+    assert main(("ci", "--rows", "1200", "--junit", "out/ci.xml")) == 0
 
     said = capsys.readouterr().out
     assert said.splitlines()[-1].startswith("Green: ")
@@ -84,7 +94,8 @@ def test_a_sound_use_case_is_green_from_lint_to_drift(project: Path, capsys: pyt
     assert {suite.get("failures") for suite in suites.values()} == {"0"}
     steps = [case.get("name") for case in suites["chain"]]
     assert steps[:3] == ["2013-01 land_data", "2013-01 validate_data", "2013-01 build_features"]
-    for step in ("register_model", "check_serving", "deploy_model"):
+    assert re.search("    A: .*roc_auc differs by", said)
+    for step in ("train_segment", "assemble_model", "register_model", "check_serving", "deploy_model"):
         assert f"2013-02 {step}" in steps
     for step in ("score_batch", "record_outcomes", "measure_performance", "detect_drift", "decide_retrain"):
         assert f"2013-03 {step}" in steps
@@ -200,6 +211,24 @@ def test_a_broken_feature_function_is_red_at_contracts(
     assert re.search(expected, said), said
 
 
+def test_functions_of_the_use_case_beside_are_checked_with_it(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beside = project.parent / "beside" / "features.py"
+    beside.parent.mkdir()
+    edit(project / "model.yaml", "features: features.py:features", "features: ../beside/features.py:features")
+
+    beside.write_text(FEATURES.format(body="return (known"), encoding="utf-8")
+    [said] = red(capsys)
+    assert re.search(r"lint: .*beside/features\.py:\d+: is not valid Python", said), said
+
+    beside.write_text(FEATURES.format(body="known['snow'].mean()"), encoding="utf-8")
+    Path("ruff.toml").write_text('[lint]\nselect = ["E9"]\n', encoding="utf-8")
+    [said] = red(capsys)
+    where = "../beside/features.py"
+    assert re.search(rf"contracts: {where}:features fails: KeyError at {where}:\d+: 'snow'", said), said
+
+
 ESTIMATORS = {
     "no estimator": ("return {}", "model.py:estimator gives a dict, expected a scikit-learn estimator"),
     "no probabilities": (
@@ -313,6 +342,25 @@ def test_what_only_the_chain_shows_is_red_there_and_told_to_the_ci_system(
     assert said.startswith("chain: declare_gate: ")
     [failure] = ET.parse("ci.xml").getroot().iter("failure")
     assert said == f"chain: {failure.text}"
+
+
+@pytest.mark.slow
+def test_an_estimator_that_can_t_be_fitted_on_a_segment_is_red_with_its_name(
+    project: Path, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    divide(project, place)
+    file = project / "model.py"
+    edit(file, "import Pipeline", "import Pipeline, make_pipeline")
+    edit(file, "from sklearn.pipeline", "from sklearn.feature_selection import VarianceThreshold\nfrom sklearn.pipeline")
+    edit(file, '("words", words, ["line"])', '("words", make_pipeline(words, VarianceThreshold()), ["line"])')
+
+    [said] = red(capsys, "--rows", "1200")
+
+    assert said.startswith(
+        "chain: train_segment: tiny/model.py:estimator failed for the segment 'A' with ValueError, in a library it uses "
+        "(_variance_threshold.py, line "
+    )
+    assert said.endswith("Mend it, then start another training run.")
 
 
 def test_stages_after_a_red_one_are_not_run(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,24 +90,24 @@ def lint(run: Run) -> None:
             reason = "inferred, and not reviewed: read it, mend it, then sign it under `reviewed`"
             run.report.skip("lint", subject, f"review of {spec.expectations}", reason)
         with run.report.check("lint", subject, "syntax of its Python files"):
-            check_syntax(spec.folder)
+            check_syntax(spec.code_folders)
         with run.report.check("lint", subject, "imports and signatures"):
             check_signatures(spec)
         if importlib.util.find_spec("ruff") is None:
             run.report.skip("lint", subject, "ruff", "ruff is not installed: pip install ruff")
             continue
         with run.report.check("lint", subject, "ruff"):
-            check_style(spec.folder)
+            check_style(spec.code_folders)
 
 
-def check_syntax(folder: Path) -> None:
+def check_syntax(folders: Sequence[Path]) -> None:
     """
-    Parse every Python file below a folder.
+    Parse every Python file below folders.
 
     :raises SpecError: ``file:line: what`` for each that is not valid.
     """
     problems = []
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
         try:
             ast.parse(path.read_bytes(), filename=str(path))
         except SyntaxError as error:
@@ -116,13 +116,14 @@ def check_syntax(folder: Path) -> None:
         raise SpecError("\n".join(problems))
 
 
-def check_style(folder: Path) -> None:
+def check_style(folders: Sequence[Path]) -> None:
     """
-    Let ruff look at a folder, with the rules of the project it is in.
+    Let ruff look at folders, with the rules of the project they are in.
 
     :raises SpecError: Its findings.
     """
-    command = (sys.executable, "-m", "ruff", "check", "--no-cache", "--quiet", "--output-format=concise", str(folder))
+    words = ("check", "--no-cache", "--quiet", "--output-format=concise")
+    command = (sys.executable, "-m", "ruff", *words, *map(str, folders))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = (done.stdout or done.stderr).strip().splitlines()

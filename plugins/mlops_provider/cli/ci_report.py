@@ -102,7 +102,7 @@ class Report:
     def _tell(self, check: Check) -> None:
         self.checks.append(check)
         state = "RED" if check.failure else "skipped" if check.skipped else f"{check.seconds:.1f} s"
-        print(f"{check.stage:<10} {check.subject:<20} {check.name:<34} {state:>8}", flush=True)
+        print(f"{check.stage:<10} {check.subject:<24} {check.name:<36} {state:>8}", flush=True)
         if check.failure:
             print("\n".join(f"{check.stage}: {line}" for line in check.failure.splitlines()), flush=True)
         elif check.skipped:

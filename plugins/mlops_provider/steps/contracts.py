@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import traceback
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -20,7 +19,7 @@ from mlops_provider.adapters import training
 from mlops_provider.adapters import validation as validations
 from mlops_provider.core import partitions
 from mlops_provider.exceptions import BrokenContractError, DataRejectedError, MLOpsError, SpecError
-from mlops_provider.steps.source import parts_of, read_landing
+from mlops_provider.steps.source import last_line, parts_of, read_landing
 from mlops_provider.stores.suite import Stores
 
 if TYPE_CHECKING:
@@ -77,10 +76,8 @@ def check_signatures(spec: ModelSpec) -> None:
 
 def described(error: Exception, spec: ModelSpec) -> str:
     """Say where in the use case an error arose, and of which kind it is."""
-    own = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(spec.folder)
-    ]
-    place = f" at {Path(own[-1].filename).relative_to(spec.folder)}:{own[-1].lineno}" if own else ""
+    own = last_line(spec, error)
+    place = f" at {os.path.relpath(own.filename, spec.folder)}:{own.lineno}" if own else ""
     said = f": {error}" if isinstance(error, (MLOpsError, *_SAYS_NO_VALUE)) else ""
     return f"{type(error).__name__}{place}{said}"
 

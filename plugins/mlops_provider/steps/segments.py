@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _CHILD = "child"
 _FOLDER = "segments"
 """Folder of the parent's MLflow run in which tasks keep estimators for each other."""
+_ANEW = "start another training run"
+"""What is left to do where code changed: clearing tasks would mix old and new."""
 
 
 def plan_segments(
@@ -67,7 +69,7 @@ def plan_segments(
         confidence = core.corrected(spec.bootstrap.confidence, len(judged))
         kept: dict[str, str] | None = None
         if judged:
-            with calling(spec, "estimator"):
+            with calling(spec, "estimator", then=_ANEW):
                 early = training.fit(
                     estimator(spec, parent.payload["parameters"]),
                     examples(spec, rows[~later]),
@@ -366,7 +368,7 @@ def _compared(
 def _fitted(spec: ModelSpec, stores: Stores, plan: Mapping[str, Any], rows: pd.DataFrame) -> Any:
     """Fit a child as the parent was fitted, with its parameters."""
     parent = _trained(stores, plan["parent"], plan["declaration"])
-    with calling(spec, "estimator"):
+    with calling(spec, "estimator", about=f"the segment {rows[plan['column']].iloc[0]!r}", then=_ANEW):
         return training.fit(
             estimator(spec, parent.payload["parameters"]),
             examples(spec, rows),

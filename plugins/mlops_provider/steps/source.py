@@ -123,10 +123,12 @@ def _delivered(
 
 
 @contextmanager
-def calling(spec: ModelSpec, *functions: FunctionName) -> Iterator[None]:
+def calling(spec: ModelSpec, *functions: FunctionName, about: str = "", then: str = "clear this task") -> Iterator[None]:
     """
     Say in our words what goes wrong in functions of the use case, or with what they returned.
 
+    :param about: What they are called for, if that is not plain from the task.
+    :param then: What to do once the code is mended.
     :raises SpecError: A mistake in the code, or parameters or data that it can't take. Not retried.
     """
     try:
@@ -135,15 +137,23 @@ def calling(spec: ModelSpec, *functions: FunctionName) -> Iterator[None]:
         # The message of such an error often quotes the value it choked on.
         named = " and ".join(f"{getattr(spec.functions, function)}" for function in functions)
         raise SpecError(
-            f"{spec.path.parent.name}/{named} failed with {type(error).__name__}{_place(spec, error)}; the task's log "
-            "says more. Mend it, then clear this task."
+            f"{spec.path.parent.name}/{named} failed{about and f' for {about}'} with {type(error).__name__}"
+            f"{_place(spec, error)}; the task's log says more. Mend it, then {then}."
         ) from error
 
 
 def _place(spec: ModelSpec, error: Exception) -> str:
-    """The last line of the use case that led to an error; nothing if all happened in a library."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _inside(spec, frame.filename)]
-    return f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ", in a library it uses"
+    """The last line of the use case that led to an error; the one of a library if all happened there."""
+    if own := last_line(spec, error):
+        return f" in {Path(own.filename).name}, line {own.lineno}"
+    library = traceback.extract_tb(error.__traceback__)[-1]
+    return f", in a library it uses ({Path(library.filename).name}, line {library.lineno})"
+
+
+def last_line(spec: ModelSpec, error: Exception) -> traceback.FrameSummary | None:
+    """Give the last line of the use case's code, that of one beside included, which led to an error."""
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    return next((each for each in frames if _inside(spec, each.filename)), None)
 
 
 def _inside(spec: ModelSpec, file: str) -> bool:
