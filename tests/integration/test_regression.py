@@ -272,6 +272,63 @@ def fitted(place: Place, declaration: str) -> str:
     )
 
 
+def test_a_segment_with_smaller_errors_by_a_model_of_its_own_gets_one_up_to_the_decision_to_retrain(
+    fresh: Place,
+) -> None:
+    """Heavy rain costs time on line C alone, and no model sees the line: the parent spreads that over all three."""
+    gate = {"primary": "rmse", "baselines": ["dummy"], "minimum_rows": 300}
+    place = fresh.declared(
+        segments={"column": "line", "minimum_rows": 40}, bootstrap={"resamples": 100, "block": "hour"}, gate=gate
+    )
+    data, model = place.use_case / "data.py", place.use_case / "model.py"
+    data.write_text(data.read_text().replace("ROWS = 700", "ROWS = 1500"))
+    model.write_text(model.read_text().replace('("words", words, ["line"])', '("words", "drop", ["line"])'))
+    bend(place, m2013_03={"slower": 20.0})
+    for month in (JANUARY, FEBRUARY, MARCH):
+        ingest_month(place, month)
+    spec, stores, about = place.spec(), place.stores(), {"through": FEBRUARY, "run": "run"}
+
+    about["declaration"] = tasks.declare_gate(place, **about)
+    parent = tasks.train_model(place, **about)
+    planned = tasks.plan_segments(place, **about, run_id=parent)
+    decided = [tasks.train_segment(place, **about, segment=each, index=i) for i, each in enumerate(planned)]
+    whole = tasks.assemble_model(place, **about, run_id=parent, decided=decided)
+    evaluation = tasks.evaluate_model(place, FEBRUARY, "run", whole, about["declaration"])
+    verdict = tasks.decide_gate(place, "run", evaluation, about["declaration"])
+    version = tasks.register_model(place, "run", whole, verdict)
+    stores.ledger.propose_traffic(MODEL, {version: 100}, settled=True, expected_generation=0)
+    predicted = stores.tables.read(score.score(spec, stores, MARCH, origin=origin("score_batch")))
+    *_, decision = (
+        tasks.record_outcomes(place, MARCH, "march"),
+        performance := tasks.measure_performance(place, MARCH, "march"),
+        drift := tasks.detect_drift(place, MARCH, "march"),
+        tasks.decide_retrain(place, MARCH, "march", performance, drift),
+    )
+
+    plan = stores.ledger.get(planned[0]["plan"]).payload["segments"]
+    assert [(each["rare"], each["blocks"] >= 20) for each in plan] == [(None, True)] * 3
+    found = {each["segment"]: each for each in (stores.ledger.get(record).payload for record in decided)}
+    assert {value: each["answered_by"] for value, each in found.items()} == {"A": "A", "B": "B", "C": "C"}
+    rmse = {name: interval["value"] for name, interval in found["C"]["scores"].items()}
+    assert rmse["child"] < 0.8 * rmse["parent"]
+    assert found["C"]["reason"].startswith("Better than the parent: rmse is smaller by +")
+    judged_whole = Evaluation.from_json(stores.ledger.get(evaluation).payload)
+    assert judged_whole.against("parent", "rmse").low > 0
+    assert [each.answered_by for each in judged_whole.segments if each.difference.low > 0] == ["A", "B", "C"]
+    assert "Better than its own parent: rmse 3.9" in stores.ledger.get(verdict).payload["summary"]
+    stored = stores.registry.load_model(f"models:/{MODEL}/{version}")
+    rows = pd.DataFrame({"distance": [10.0, 10.0], "rain": [9.0, 9.0], "line": ["C", "Z"]})[stored.feature_names_in_]
+    assert list(stored.answered_by(rows)) == ["C", "parent"]
+    assert stored.predict(rows)[1] == stored.parent.predict(rows)[1] != stored.predict(rows)[0]
+    rides = stores.tables.read(stores.tables.uri(MODEL, Table.FEATURES), partitions=[MARCH])
+    assert list(predicted["answered_by"]) == list(rides["line"])
+    measured = stores.ledger.get(performance).payload
+    slices = {(each["column"], each["value"]): each["score"]["value"] for each in measured["slices"]}
+    assert slices["answered_by", "C"] == slices["line", "C"] > 15  # the month is 20 minutes slower
+    assert "prediction" in {each["column"] for each in stores.ledger.get(drift).payload["columns"]}
+    assert (decision["retrain"], decision["trigger"]) == (True, "performance")
+
+
 def test_predictions_are_finite_for_what_training_never_saw(world: tuple[Place, str]) -> None:
     model = world[0].stores().registry.load_model(f"models:/{MODEL}/1")
 

@@ -150,7 +150,7 @@ def test_the_candidate_is_one_model_with_its_parent_beside_it_in_the_evaluation(
     assert by_value["A"].answered_by == "parent"
     assert by_value["A"].difference.low == by_value["A"].difference.high == 0
     assert sum(each.rows for each in found.segments) == found.rows
-    assert "Not worse than its own parent" in stores.ledger.get(made["verdict"]).payload["summary"]
+    assert "Better than its own parent: roc_auc 0." in stores.ledger.get(made["verdict"]).payload["summary"]
     page = stores.reports.read(stores.ledger.get(made["evaluation"]).payload["report"]).decode()
     assert "Who answers, by segment" in page
     assert by_value["D"].reason in page

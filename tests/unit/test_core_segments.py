@@ -104,6 +104,8 @@ def test_a_child_wins_only_if_the_whole_interval_says_so(low: float, high: float
 
     assert segments.wins(difference) is taken
     assert segments.told(difference, "roc_auc").startswith(said)
+    assert " roc_auc differs by " in segments.told(difference, "roc_auc")
+    assert " rmse is smaller by " in segments.told(difference, "rmse")
 
 
 def evaluated(difference: Interval | None) -> Evaluation:
@@ -129,7 +131,7 @@ BY_SEGMENT = GatePolicy("roc_auc", (), (), None, 1000, not_worse_than=(PARENT,))
     [
         (Interval(-0.02, -0.03, -0.01), False, "Worse than its own parent: roc_auc difference -0.0200"),
         (Interval(-0.01, -0.03, 0.01), True, "Not worse than its own parent"),
-        (Interval(0.02, 0.01, 0.03), True, "Not worse than its own parent: roc_auc difference +0.0200"),
+        (Interval(0.02, 0.01, 0.03), True, "Better than its own parent: roc_auc better by +0.0200"),
         (
             Interval(0.0, 0.0, 0.0),
             True,

@@ -318,23 +318,15 @@ def _check_better(opponent: str, called: str, metric: str, evaluation: Evaluatio
     if difference is None:
         found.reasons.append(f"{metric} was not compared with the {called}.")
         return
-    ours, theirs = evaluation.score(CANDIDATE, metric), evaluation.score(opponent, metric)
-    values = ""
-    if ours is not None and theirs is not None:
-        values = "{} against {}, ".format(*apart(ours.value, theirs.value))
-    numbers = (
-        f"{metric} {values}better by {signed(difference.value)} ({signed(difference.low)} to {signed(difference.high)})"
-    )
+    better, apart_by = _told(opponent, metric, evaluation, difference)
     if difference.low > 0:
-        found.notes.append(f"Better than the {called}: {numbers}.")
+        found.notes.append(f"Better than the {called}: {better}.")
     elif difference.high < 0:
-        found.reasons.append(f"Worse than the {called}: {numbers.replace('better by', 'difference')}.")
+        found.reasons.append(f"Worse than the {called}: {apart_by}.")
     elif difference.low == difference.high == 0:
         found.reasons.append(f"Not better than the {called}: {metric} is the same in every resample, as of one model.")
     else:
-        found.reasons.append(
-            f"Not better than the {called}: {numbers.replace('better by', 'difference')} is inside the noise."
-        )
+        found.reasons.append(f"Not better than the {called}: {apart_by} is inside the noise.")
 
 
 def _check_not_worse(opponent: str, metric: str, evaluation: Evaluation, found: _Findings) -> None:
@@ -343,13 +335,25 @@ def _check_not_worse(opponent: str, metric: str, evaluation: Evaluation, found: 
     if difference is None:
         found.reasons.append(f"{metric} was not compared with the {opponent}.")
         return
-    numbers = f"{metric} difference {signed(difference.value)} ({signed(difference.low)} to {signed(difference.high)})"
+    better, apart_by = _told(opponent, metric, evaluation, difference)
     if difference.high < 0:
-        found.reasons.append(f"Worse than its own {opponent}: {numbers}.")
+        found.reasons.append(f"Worse than its own {opponent}: {apart_by}.")
+    elif difference.low > 0:
+        found.notes.append(f"Better than its own {opponent}: {better}.")
     elif difference.low == difference.high == 0:
         found.notes.append(f"The same as its own {opponent}: on these rows no segment is answered by another model.")
     else:
-        found.notes.append(f"Not worse than its own {opponent}: {numbers}.")
+        found.notes.append(f"Not worse than its own {opponent}: {apart_by}.")
+
+
+def _told(opponent: str, metric: str, evaluation: Evaluation, difference: Interval) -> tuple[str, str]:
+    """Give the numbers of a comparison as those of a candidate that is better, and as those of another one."""
+    ours, theirs = evaluation.score(CANDIDATE, metric), evaluation.score(opponent, metric)
+    values = ""
+    if ours is not None and theirs is not None:
+        values = "{} against {}, ".format(*apart(ours.value, theirs.value))
+    numbers = f"{signed(difference.value)} ({signed(difference.low)} to {signed(difference.high)})"
+    return f"{metric} {values}better by {numbers}", f"{metric} {values}difference {numbers}"
 
 
 def _check_slices(bound: SliceFloor | SliceCeiling, evaluation: Evaluation, found: _Findings) -> None:

@@ -8,7 +8,7 @@ from statistics import NormalDist
 
 from mlops_provider.core.evaluation import PARENT
 from mlops_provider.core.gates import FEW_BLOCKS
-from mlops_provider.core.metrics import Interval, signed
+from mlops_provider.core.metrics import DIRECTIONS, Interval, signed
 from mlops_provider.core.payload import Payload
 
 MEASURED_AT = 0.95
@@ -160,7 +160,8 @@ def told(difference: Interval, metric: str) -> str:
 
     :param difference: Child minus parent, oriented so that above 0 the child is better.
     """
-    numbers = f"{metric} differs by {signed(difference.value)} ({signed(difference.low)} to {signed(difference.high)})"
+    apart = "is smaller by" if DIRECTIONS.get(metric, +1) < 0 else "differs by"
+    numbers = f"{metric} {apart} {signed(difference.value)} ({signed(difference.low)} to {signed(difference.high)})"
     if wins(difference):
         return f"Better than the parent: {numbers}."
     if difference.high < 0:
