@@ -351,7 +351,9 @@ def test_an_estimator_that_can_t_be_fitted_on_a_segment_is_red_with_its_name(
     divide(project, place)
     file = project / "model.py"
     edit(file, "import Pipeline", "import Pipeline, make_pipeline")
-    edit(file, "from sklearn.pipeline", "from sklearn.feature_selection import VarianceThreshold\nfrom sklearn.pipeline")
+    edit(
+        file, "from sklearn.pipeline", "from sklearn.feature_selection import VarianceThreshold\nfrom sklearn.pipeline"
+    )
     edit(file, '("words", words, ["line"])', '("words", make_pipeline(words, VarianceThreshold()), ["line"])')
 
     [said] = red(capsys, "--rows", "1200")

@@ -34,6 +34,7 @@ from support.tiny import (
     MARCH,
     MODEL,
     Place,
+    environments,
     ingest_months,
     origin,
     register_candidate,
@@ -82,23 +83,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> 
 
 @pytest.fixture
 def pair(tmp_path: Path, registered: Path, empty_mlflow: Path) -> Pair:
-    """Staging keeps its tables, whose addresses are in its records; its databases are copied."""
-    prod = Place(tmp_path / "prod")
-    prod.folder.mkdir()
-    shutil.copy(empty_mlflow, prod.folder)
-    for name in ("ledger.db", "mlflow.db"):
-        source = sqlite3.connect(registered / name)
-        with sqlite3.connect(tmp_path / name) as copy:
-            source.backup(copy)
-        copy.close()
-        source.close()
-    staging = Place(
-        registered,
-        tables_uri=str(registered / "tables"),
-        registry_uri=f"sqlite:///{tmp_path}/mlflow.db",
-        ledger_url=f"sqlite:///{tmp_path}/ledger.db",
-    )
-    return Pair(staging, prod)
+    return Pair(*environments(Place(registered), tmp_path, empty_mlflow))
 
 
 def test_a_promoted_version_has_the_same_bytes_and_the_same_evidence(pair: Pair) -> None:

@@ -8,6 +8,7 @@ any rows. No model sees the line as a feature.
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,31 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from mlops_provider.cli.main import main
 from mlops_provider.core import chunks
 from mlops_provider.core.evaluation import Evaluation
-from mlops_provider.core.names import Kind, Table, Task
+from mlops_provider.core.evidence import original
+from mlops_provider.core.names import Header, Kind, Table, Task
 from mlops_provider.exceptions import DataRejectedError, EvidenceError, PermanentError
 from mlops_provider.steps import chunked, monitor, score
+from mlops_provider.steps.promote import promote
 from mlops_provider.steps.provenance import made_of, registration, training_of
 from support import soundness, tasks
 from support.children import killed_everywhere
 from support.served import served
 from support.stack import wait_until
-from support.tiny import ANY_MODEL_PASSES, FEBRUARY, JANUARY, MARCH, MODEL, Place, ingest_month, trips, write_month
+from support.tiny import (
+    ANY_MODEL_PASSES,
+    FEBRUARY,
+    JANUARY,
+    MARCH,
+    MODEL,
+    Place,
+    environments,
+    ingest_month,
+    trips,
+    write_month,
+)
 from support.tiny import origin as task_of
 
 SEGMENTS = {"column": "line", "minimum_rows": 40}
@@ -223,6 +238,59 @@ def test_the_server_says_row_by_row_who_answered_and_its_log_keeps_it(lived: tup
     logged = place.stores().tables.read(place.table(Table.PREDICTION_LOG)).sort_values("row")
     assert list(logged["answered_by"]) == answer.json()["answered_by"]
     assert set(logged["version"]) == {made["version"]}
+
+
+def test_a_promoted_version_brings_the_evidence_of_its_children_serves_and_is_rolled_back_to(
+    lived: tuple[Place, dict[str, Any]],
+    tmp_path: Path,
+    empty_mlflow: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place, made = lived
+    staging, prod = environments(place, tmp_path, empty_mlflow)
+    second = trained(staging, run="second")
+    second |= released(staging, second["whole"], second["declaration"], run="second")
+
+    def promoted(version: str) -> str:
+        return promote(
+            MODEL,
+            version,
+            source=staging.stores(),
+            destination=prod.stores(),
+            source_name="staging",
+            destination_name="prod",
+            origin=task_of("promote_model"),
+        )
+
+    assert (promoted("1"), promoted(second["version"]), promoted("1")) == ("1", "2", "1")
+    ours, theirs = prod.stores(), staging.stores()
+    assert ours.registry.model_digest(f"models:/{MODEL}/1") == theirs.registry.model_digest(f"models:/{MODEL}/1")
+    imported = ours.ledger.history(Kind.IMPORT, MODEL)
+    assert Counter(original(record).kind for record in imported) == dict.fromkeys(
+        (Kind.DECLARATION, Kind.SEGMENTS, Kind.EVALUATION, Kind.GATE, Kind.REGISTRATION), 2
+    ) | {Kind.TRAINING: 4, Kind.SEGMENT: 8}
+    assert [ours.ledger.get(each.record_id) for each in imported] == [
+        theirs.ledger.get(each.record_id) for each in imported
+    ]
+    behind = [made_of(each, training_of(each, registration(each, MODEL, "1"))) for each in (ours.ledger, theirs.ledger)]
+    assert behind[0] == behind[1]
+    assert [each.record_id for each in behind[0][2:]] == made["decided"]
+    with served(prod) as address:
+        for version in ("1", "2"):
+            tasks.check_serving(prod, version, address, f"deploy {version}")
+            tasks.deploy_model(prod, version, address, f"deploy {version}")
+        back = tasks.rollback_model(prod, address, "rollback")
+        row = {"line": "C", "distance": 9.0, "rain": 4.0, "rain_before": -1.0}
+        answer = httpx.post(
+            f"{address}/invocations", json={"dataframe_records": [row, {**row, "line": "A"}]}, timeout=30
+        )
+    assert (back["split"], answer.headers[Header.VERSION]) == ({"1": 100}, "1")
+    assert answer.json()["answered_by"] == ["C", "parent"]
+    for name in ("tables_uri", "registry_uri", "ledger_url"):
+        monkeypatch.setenv(f"MLOPS_{name.upper()}", str(getattr(ours, name)))
+    assert main(("audit", "verify")) == 0
+    assert "2 versions" in capsys.readouterr().out
 
 
 class TestFaults:

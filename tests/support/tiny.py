@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -136,6 +138,28 @@ class Place:
     def table(self, table: str) -> str:
         """Address of a table."""
         return self.stores().tables.uri(MODEL, table)
+
+
+def environments(place: Place, folder: Path, empty_mlflow: Path) -> tuple[Place, Place]:
+    """
+    Give staging and prod in *folder*.
+
+    Staging has copies of the place's databases, so that the place stays as it is, and its tables, whose addresses are in
+    its records; prod is empty.
+    """
+    for name in ("ledger.db", "mlflow.db"):
+        with closing(sqlite3.connect(place.folder / name)) as source, closing(sqlite3.connect(folder / name)) as copy:
+            source.backup(copy)
+    prod = Place(folder / "prod", place.use_case)
+    prod.folder.mkdir()
+    shutil.copy(empty_mlflow, prod.folder)
+    staging = replace(
+        place,
+        tables_uri=str(place.folder / "tables"),
+        registry_uri=f"sqlite:///{folder}/mlflow.db",
+        ledger_url=f"sqlite:///{folder}/ledger.db",
+    )
+    return staging, prod
 
 
 def origin(task: str, run: str = "run-1") -> Origin:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlops_provider.core.evaluation import CANDIDATE, Evaluation
+from mlops_provider.core.evidence import original
 from mlops_provider.core.metrics import Interval
 from mlops_provider.core.names import Kind
 from mlops_provider.core.references import TableRef
@@ -48,6 +49,12 @@ def registration(ledger: Ledger, model: str, version: str) -> Record | None:
     return next((record for record in found if record.payload.get("version") == version), None)
 
 
+def promoted(ledger: Ledger, model: str, version: str) -> bool:
+    """Whether *version* came from another environment."""
+    registered = registration(ledger, model, version)
+    return registered is not None and "promoted" in registered.payload
+
+
 def provenance(ledger: Ledger, model: str, version: str) -> Provenance:
     """
     Look up how *version* was made.
@@ -85,5 +92,11 @@ def made_of(ledger: Ledger, training: Record) -> list[Record]:
     found = training.payload
     if "parent" not in found:
         return []
-    parent = ledger.find(Kind.TRAINING, found["parent"])
+    parent = ledger.find(Kind.TRAINING, found["parent"]) or _imported_training(ledger, training.model, found["parent"])
     return [*([parent] if parent else []), *map(ledger.get, (found["plan"], *found["segments"]))]
+
+
+def _imported_training(ledger: Ledger, model: str, run_id: str) -> Record | None:
+    """Training of a run of another environment, which a promotion brought along."""
+    imported = (original(record) for record in ledger.history(Kind.IMPORT, model))
+    return next((each for each in imported if (each.kind, each.key) == (Kind.TRAINING, run_id)), None)

@@ -123,7 +123,9 @@ def _delivered(
 
 
 @contextmanager
-def calling(spec: ModelSpec, *functions: FunctionName, about: str = "", then: str = "clear this task") -> Iterator[None]:
+def calling(
+    spec: ModelSpec, *functions: FunctionName, about: str = "", then: str = "clear this task"
+) -> Iterator[None]:
     """
     Say in our words what goes wrong in functions of the use case, or with what they returned.
 

@@ -16,6 +16,7 @@ from mlops_provider.core.names import Table
 from mlops_provider.core.rollout import Traffic, describe
 from mlops_provider.exceptions import ConcurrentWriteError, ServingCheckError, SourceError, StoreUnavailableError
 from mlops_provider.steps import models
+from mlops_provider.steps.provenance import promoted, provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,14 +48,21 @@ class Sample:
     expected: Mapping[str, np.ndarray[Any, np.dtype[np.float64]]]
 
 
-def sample_rows(stores: Stores, model: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def sample_rows(
+    stores: Stores, model: str, columns: Sequence[str] | None = None, *, version: str | None = None
+) -> pd.DataFrame:
     """
     Take rows spread over the newest month of features; the same rows each time.
 
+    :param version: Where there are no features yet, the month is taken that this version was gated on: a promoted one
+        brought it along.
     :raises SourceError: The model has no features. Not retried.
     """
     uri = stores.tables.uri(model, Table.FEATURES)
     months = stores.tables.partitions(uri) if stores.tables.exists(uri) else []
+    if not months and version is not None and promoted(stores.ledger, model, version):
+        made = provenance(stores.ledger, model, version)
+        uri, months = made.features.table, [made.gated_on]
     if not months:
         raise SourceError(f"{model!r} has no feature rows to compare answers on: run its ingest DAG first.")
     frame = stores.tables.read(uri, columns=columns, partitions=months[-1:])
@@ -71,7 +79,7 @@ def sample(stores: Stores, model: str, columns: Sequence[str], version: str) -> 
     :param columns: What the model takes, if it does not know that itself.
     """
     pipeline = models.estimator(stores.registry, stores.ledger, model, version)
-    rows = sample_rows(stores, model, list(getattr(pipeline, "feature_names_in_", columns)))
+    rows = sample_rows(stores, model, list(getattr(pipeline, "feature_names_in_", columns)), version=version)
     return Sample(rows, {version: tasks.of_model(pipeline).predict(pipeline, rows)})
 
 
