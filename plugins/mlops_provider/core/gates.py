@@ -10,7 +10,7 @@ from typing import Literal
 from mlops_provider.core.evaluation import CANDIDATE, CHAMPION, Comparison, Contender, Evaluation, SliceScore
 from mlops_provider.core.evidence import canonical
 from mlops_provider.core.fairness import FairnessLimit, findings
-from mlops_provider.core.metrics import DIRECTIONS, apart, number, signed
+from mlops_provider.core.metrics import DIRECTIONS, Interval, apart, number, signed
 from mlops_provider.core.payload import Payload
 
 # What the gate reads is part of its vocabulary: one import gives both.
