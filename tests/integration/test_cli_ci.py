@@ -359,8 +359,8 @@ def test_an_estimator_that_can_t_be_fitted_on_a_segment_is_red_with_its_name(
     [said] = red(capsys, "--rows", "1200")
 
     assert said.startswith(
-        "chain: train_segment: tiny/model.py:estimator failed for the segment 'A' with ValueError, in a library it uses "
-        "(_variance_threshold.py, line "
+        "chain: train_segment: tiny/model.py:estimator failed for the segment 'A' with ValueError, in a library it "
+        "uses (_variance_threshold.py, line "
     )
     assert said.endswith("Mend it, then start another training run.")
 

@@ -144,8 +144,8 @@ def environments(place: Place, folder: Path, empty_mlflow: Path) -> tuple[Place,
     """
     Give staging and prod in *folder*.
 
-    Staging has copies of the place's databases, so that the place stays as it is, and its tables, whose addresses are in
-    its records; prod is empty.
+    Staging has copies of the place's databases, which thus stay as they are, and its tables, whose addresses are in its
+    records; prod is empty.
     """
     for name in ("ledger.db", "mlflow.db"):
         with closing(sqlite3.connect(place.folder / name)) as source, closing(sqlite3.connect(folder / name)) as copy:
