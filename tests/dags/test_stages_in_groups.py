@@ -8,9 +8,10 @@ and what tasks hand each other is kept in a dictionary.
 from __future__ import annotations
 
 import re
+import shutil
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.sdk.definitions.xcom_arg import PlainXComArg
 from airflow.sdk.exceptions import DagRunTriggerException, DownstreamTasksSkipped
 
+from mlops_provider.core import chunks
 from mlops_provider.core.names import Environment, Kind
 from mlops_provider.core.origin import Origin
 from mlops_provider.stages.deploy import deploy, rollback
@@ -28,10 +30,22 @@ from mlops_provider.stages.ingest import ingest
 from mlops_provider.stages.monitor import monitor
 from mlops_provider.stages.score import score
 from mlops_provider.stages.train import train
-from support.tiny import FEBRUARY, JANUARY, MODEL, USE_CASE, Place, write_month
+from support.tiny import (
+    ANY_MODEL_PASSES,
+    FEBRUARY,
+    JANUARY,
+    MARCH,
+    MODEL,
+    USE_CASE,
+    Place,
+    ingest_month,
+    trips,
+    write_month,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL_YAML = str(USE_CASE / "model.yaml")
+MEASURED = {Kind.PERFORMANCE: "measure_performance", Kind.DRIFT: "detect_drift"}
 STAGES: dict[str, Callable[[], None]] = {
     "ingest": lambda: ingest(MODEL_YAML),
     "score": lambda: score(MODEL_YAML),
@@ -230,6 +244,55 @@ def test_segments_are_trained_by_mapped_tasks_that_bear_their_names(place: Place
     assert place.stores().ledger.find(Kind.TRAINING, whole).payload["parent"] == parent != whole
     (deployment,) = trained.started
     assert deployment.dag_run_id == f"{MODEL}-version-1"
+
+
+def test_a_month_that_is_watched_in_chunks_gets_the_verdicts_of_one_piece(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "BLOCK_ROWS", 16)  # a few hundred rows are several chunks
+    whole = place.declared(
+        segments={"column": "line", "minimum_rows": 20},
+        gate=ANY_MODEL_PASSES,
+        monitoring={"alarm_share": 0.0, "sample_rows": 300, "minimum_rows": 100},
+        retrain={"windows_needed": 1, "windows_considered": 1},
+    )
+    cut = replace(whole, use_case=place.folder / "cut")
+    shutil.copytree(whole.use_case, cut.use_case)
+    (cut.use_case / "model.yaml").write_text((whole.use_case / "model.yaml").read_text() + "chunk_rows: 160\n")
+    write_month(place.source, MARCH, trips(MARCH).assign(rain=lambda frame: frame["rain"] + 8))
+    for month in (JANUARY, FEBRUARY, MARCH):
+        ingest_month(whole, month)
+    with DAG("divided", schedule=None) as dag:
+        train(str(whole.use_case / "model.yaml"), deploy_dag="deployment")
+    Run(dag, "first", params={"through": FEBRUARY, "trials": 1, "reason": "demand"}).go()
+    ledger = place.stores().ledger
+    ledger.propose_traffic(MODEL, {"1": 100}, settled=True, expected_generation=0)
+
+    def run(at: Place, stage: Callable[[str], None], run_id: str) -> Run:
+        with DAG("watched", schedule=None) as dag:
+            stage(str(at.use_case / "model.yaml"))
+        return Run(dag, run_id, partition=MARCH).go()
+
+    def watch(model_yaml: str) -> None:
+        monitor(model_yaml, train_dag="training")
+
+    run(cut, score, "cut")
+    watched = {name: run(at, watch, name) for name, at in (("cut", cut), ("whole", whole))}
+
+    assert len(watched["cut"].called) > 15
+    assert watched["cut"].called["detect_drift_chunk", 0] == f"current {MARCH}, rows 1 to 160"
+    assert watched["whole"].called == {}
+    told = {}
+    for name, each in watched.items():
+        records = {kind: ledger.get(each.handed[task, "return_value"]) for kind, task in MEASURED.items()}
+        told[name] = {kind: {**record.payload, "report": None} for kind, record in records.items()}
+        told[name]["decision"] = each.handed["decide_retrain", "return_value"]
+        told[name]["started"] = [(training.dag_run_id, training.conf) for training in each.started]
+    assert told["cut"] == told["whole"]
+    assert told["cut"][Kind.DRIFT]["alarm"]
+    assert "rain" in told["cut"][Kind.DRIFT]["drifted"]
+    assert {each["column"] for each in told["cut"][Kind.PERFORMANCE]["slices"]} == {"line", "answered_by"}
+    assert [run_id for run_id, _ in told["cut"]["started"]] == [told["cut"]["decision"]["cause"]]
 
 
 def test_the_example_of_the_page_makes_a_dag() -> None:
