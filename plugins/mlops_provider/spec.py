@@ -170,7 +170,7 @@ class ModelSpec(Declared):
 
         So a run whose tasks are moved to other workers, or cut into other chunks, goes on.
         """
-        how = {"resources": True, "chunk_rows": True, "segments": {"at_once"}}
+        how: dict[str, Any] = {"resources": True, "chunk_rows": True, "segments": {"at_once"}}
         return hashlib.sha256(canonical(self.model_dump(mode="json", exclude=how)).encode()).hexdigest()
 
     @property

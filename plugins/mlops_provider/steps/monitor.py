@@ -255,12 +255,12 @@ def _drift(
     workspace: Path | None,
     origin: Origin,
 ) -> Mapping[str, Any]:
-    # Evidently takes seconds to import, and no other step of this module needs it.
-    from mlops_provider.adapters import drift as drifting
-
     if not samples:
         unserved = DriftVerdict(columns=(), alarm=False, reasons=(), warnings=(_NOT_SERVED,))
         return {"partition": month, "version": None, "rows": 0, **unserved.as_json(), "drifted": [], "report": None}
+    # Evidently takes seconds to import: only for what there is to compare.
+    from mlops_provider.adapters import drift as drifting
+
     features, served = tables["current"], tables["predictions"]
     version = drift_chunks.serving_version(stores, served)
     made = provenance(stores.ledger, spec.name, version)
