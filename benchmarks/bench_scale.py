@@ -73,7 +73,8 @@ def _in_service(place: Path, january: pd.DataFrame) -> None:
     from mlops_provider.adapters.training import TRUSTED_TYPES
 
     spec, stores = load_spec(place / "flight_delays/model.yaml"), opened(place, "model")
-    known = spec.function("features")(january, january.head(0), pd.Timestamp("2013-02-01", tz="UTC"))
+    nothing = spec.function("history")(january.head(0), None)
+    known = spec.function("features")(january, nothing, pd.Timestamp("2013-02-01", tz="UTC"))
     columns, late = list(spec.feature_columns), january["arr_delay"].to_numpy() > 15
     model = spec.function("estimator")({}).fit(known[columns], late)
     run_id = stores.registry.ensure_run(spec.name, "bench", name="bench", tags={})

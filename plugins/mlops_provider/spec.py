@@ -52,7 +52,7 @@ from mlops_provider.spec_parts import (
     TrustSpec,
 )
 
-FunctionName = Literal["land", "parts", "features", "outcomes", "estimator", "space", "delivered"]
+FunctionName = Literal["land", "parts", "features", "history", "outcomes", "estimator", "space", "delivered"]
 
 
 class ModelSpec(Declared):

@@ -108,6 +108,8 @@ class Functions(Declared):
 
     ``../other/file.py:function`` is a function of the use case in the folder beside, which is used as it is.
 
+    :param history: What features need to keep of earlier rows, added to what was kept of others; without it they are
+        given those rows themselves.
     :param delivered: For a replay of history: what others would deliver for a partition.
     """
 
@@ -117,6 +119,7 @@ class Functions(Declared):
     estimator: Function
     space: Function
     parts: Function | None = None
+    history: Function | None = None
     delivered: Function | None = None
 
 

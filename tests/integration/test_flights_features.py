@@ -14,7 +14,7 @@ from support import flights as small_flights
 pytestmark = pytest.mark.integration
 
 SPEC = load_spec(small_flights.MODEL_YAML)
-land, features = SPEC.function("land"), SPEC.function("features")
+land, features, landed = (SPEC.function(name) for name in ("land", "features", "history"))
 MONTH_END = datetime(2013, 3, 1, 5, tzinfo=UTC)
 AFTER_DEPARTURE = ["dep_time", "dep_delay", "arr_time", "arr_delay", "air_time"]
 TAXI_MINUTES = 60
@@ -38,7 +38,7 @@ def february() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def described(january: pd.DataFrame, february: pd.DataFrame) -> pd.DataFrame:
-    return features(february, january, MONTH_END)
+    return features(february, landed(january), MONTH_END)
 
 
 def landings(flights: pd.DataFrame) -> pd.Series:
@@ -76,7 +76,7 @@ def test_nothing_known_after_departure_enters(
         # Whoever never arrived: did so after all, later.
         changed.loc[nowhere_yet & ~anything, ["dep_delay", "air_time", "arr_delay"]] = [1e6, 100.0, 300.0]
 
-        again = features(changed, january, MONTH_END)
+        again = features(changed, landed(january), MONTH_END)
 
         pd.testing.assert_series_equal(again.iloc[position], described.iloc[position])
 
@@ -88,7 +88,7 @@ def test_what_landed_in_time_does_enter(january: pd.DataFrame, february: pd.Data
     changed = february.copy()
     changed.loc[just_landed & (february["origin"] == origin), "arr_delay"] += 10
 
-    again = features(changed, january, MONTH_END)
+    again = features(changed, landed(january), MONTH_END)
 
     assert again["origin_delay_2h"].iloc[position] == pytest.approx(described["origin_delay_2h"].iloc[position] + 10)
 
@@ -117,7 +117,7 @@ def test_a_single_flight_online_has_the_features_it_had_in_the_batch(
         others = pd.concat([january, february.drop(index=february.index[position])])
         asked = flight["scheduled_departure"].iloc[0].to_pydatetime()
 
-        online = features(flight, others, asked)
+        online = features(flight, landed(others), asked)
 
         pd.testing.assert_series_equal(online.iloc[0], described.iloc[position], check_names=False)
 
@@ -127,8 +127,8 @@ def test_nothing_that_landed_after_as_of_is_used(january: pd.DataFrame, february
     known = february[landings(february) < as_of]
     later = february[february["scheduled_departure"] > as_of]
 
-    with_all = features(later, pd.concat([january, february]), as_of)
-    with_known_only = features(later, pd.concat([january, known]), as_of)
+    with_all = features(later, landed(pd.concat([january, february])), as_of)
+    with_known_only = features(later, landed(pd.concat([january, known])), as_of)
 
     pd.testing.assert_frame_equal(with_all, with_known_only)
 
@@ -136,8 +136,8 @@ def test_nothing_that_landed_after_as_of_is_used(january: pd.DataFrame, february
 def test_the_month_before_gives_the_first_hours_their_history(january: pd.DataFrame, february: pd.DataFrame) -> None:
     first = february.head(200)
 
-    alone = features(first, january.head(0), MONTH_END)
-    with_history = features(first, january, MONTH_END)
+    alone = features(first, landed(january.head(0)), MONTH_END)
+    with_history = features(first, landed(january), MONTH_END)
 
     assert alone["origin_delay_6h"].isna().mean() > 0.5
     assert with_history["origin_delay_6h"].notna().all()
@@ -147,7 +147,7 @@ def test_rows_keep_their_order_and_number(february: pd.DataFrame, january: pd.Da
     shuffled = february.sample(frac=1, random_state=3)
     shuffled = pd.concat([shuffled, shuffled.head(3)])
 
-    described = features(shuffled, january, MONTH_END)
+    described = features(shuffled, landed(january), MONTH_END)
 
     keys = list(SPEC.keys)
     assert described[keys].to_numpy().tolist() == shuffled[keys].to_numpy().tolist()
@@ -156,7 +156,8 @@ def test_rows_keep_their_order_and_number(february: pd.DataFrame, january: pd.Da
 def test_a_changed_unit_shows_as_an_impossible_dew_point_spread(february: pd.DataFrame, january: pd.DataFrame) -> None:
     celsius = february.assign(temp=(february["temp"] - 32) * 5 / 9)
 
-    honest, damaged = features(february, january, MONTH_END), features(celsius, january, MONTH_END)
+    earlier = landed(january)
+    honest, damaged = features(february, earlier, MONTH_END), features(celsius, earlier, MONTH_END)
 
     assert (honest["dewpoint_spread"].dropna() >= 0).all()
     assert (damaged["dewpoint_spread"].dropna() < 0).mean() > 0.9

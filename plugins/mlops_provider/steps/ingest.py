@@ -11,7 +11,7 @@ from mlops_provider.adapters import validation as validations
 from mlops_provider.core import partitions
 from mlops_provider.core.names import Kind, Table, Task
 from mlops_provider.core.references import TableRef
-from mlops_provider.steps import chunked, verdicts
+from mlops_provider.steps import chunked, history, verdicts
 from mlops_provider.steps.chunked import features as feature_chunks
 from mlops_provider.steps.chunked import land as land_chunks
 from mlops_provider.steps.chunked import validate as validate_chunks
@@ -149,10 +149,10 @@ def build_features(
         features = feature_chunks.of_a_slice(spec, stores, month, clean, earlier)
     else:
         rows = tables.read(clean)
-        history = tables.read(earlier) if earlier else rows.head(0)
+        known = history.gathered(spec, [tables.read(earlier) if earlier else rows.head(0)])
         start, end = feature_chunks.bounds(spec, month)
         with calling(spec, "features"):
-            computed = feature_frames.frame_of(spec.function("features")(rows, history, end), spec.functions.features)
+            computed = feature_frames.frame_of(spec.function("features")(rows, known, end), spec.functions.features)
         features = feature_frames.checked_features(computed, spec, month, rows=len(rows), start=start, end=end)
     written = writer.write(features, origin_key=origin.key, missing_as_null=True)
     return feature_chunks.recorded(spec, stores, written, [clean, earlier] if earlier else [clean], origin=origin)

@@ -83,16 +83,11 @@ class Rows:
                 elif not wanted:
                     position += group.num_rows
                 first += group.num_rows
-            if not wanted:
-                continue
-            # Not through the dataset, which decodes far ahead: memory would grow with the row group.
-            with pq.ParquetFile(file.open(), buffer_size=_BUFFER, pre_buffer=False) as read:
-                there = [name for name in names if name in read.schema_arrow.names]
-                for batch in read.iter_batches(rows, row_groups=wanted, columns=there, use_threads=False):
-                    low, high = max(start - position, 0), min(stop - position, len(batch))
-                    position += len(batch)
-                    if low < high:
-                        yield self._of_batch(batch.slice(low, high - low), names)
+            for table in self._decoded(file, wanted, names, rows):
+                low, high = max(start - position, 0), min(stop - position, len(table))
+                position += len(table)
+                if low < high:
+                    yield table.slice(low, high - low)
 
     def take(self, positions: NDArray[np.int64], *, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Read the rows at *positions*, which rise."""
@@ -113,18 +108,15 @@ class Rows:
         :param high: None: no limit.
         """
         names = self._known(columns)
-        wanted = pc.scalar(True)
-        if low is not None:
-            wanted &= pc.field(column) >= pa.scalar(low, self.schema.field(column).type)
-        if high is not None:
-            wanted &= pc.field(column) < pa.scalar(high, self.schema.field(column).type)
-        if low is None and high is not None:
-            wanted |= pc.field(column).is_null()
-        found = [
-            file.to_table(schema=self.schema, columns=names, filter=wanted, batch_readahead=2, use_threads=False)
-            for file in self.files
-        ]
+        found = self._between(column, low, high, names, _AT_ONCE)
         return self._as_frame(pa.concat_tables([self._empty(names), *found]))
+
+    def batches_between(
+        self, column: str, low: pd.Timestamp | None, high: pd.Timestamp | None, rows: int
+    ) -> Iterator[pd.DataFrame]:
+        """Read the same rows as :meth:`between`, at most *rows* at a time, however large the row groups are."""
+        for table in self._between(column, low, high, self.columns, rows):
+            yield self._as_frame(table)
 
     def values(self, column: str) -> pd.Series[Any]:
         """Read one whole column without a second copy of it; equal texts share one object."""
@@ -180,6 +172,34 @@ class Rows:
                     low, high = max(start, first), min(stop, last)
                     yield low, part.slice(low - first, high - low)
                 first = last
+
+    def _between(
+        self, column: str, low: pd.Timestamp | None, high: pd.Timestamp | None, names: list[str], rows: int
+    ) -> Iterator[pa.Table]:
+        wanted, kind = pc.scalar(True), self.schema.field(column).type
+        if low is not None:
+            wanted &= pc.field(column) >= pa.scalar(low, kind)
+        if high is not None:
+            wanted &= pc.field(column) < pa.scalar(high, kind)
+        if low is None and high is not None:
+            wanted |= pc.field(column).is_null()
+        for file in self.files:
+            groups = [group.id for each in file.split_by_row_group(wanted, self.schema) for group in each.row_groups]
+            for table in self._decoded(file, groups, list(dict.fromkeys([*names, column])), rows):
+                if len(found := table.filter(wanted).select(names)):
+                    yield found
+
+    def _decoded(
+        self, file: ParquetFileFragment, groups: Sequence[int], names: Sequence[str], rows: int
+    ) -> Iterator[pa.Table]:
+        """Decode row groups of a file as they are asked for, at most *rows* rows at a time."""
+        if not groups:
+            return
+        # Not through the dataset, which decodes far ahead: memory would grow with the row group.
+        with pq.ParquetFile(file.open(), metadata=file.metadata, buffer_size=_BUFFER, pre_buffer=False) as read:
+            there = [name for name in names if name in read.schema_arrow.names]
+            for batch in read.iter_batches(rows, row_groups=groups, columns=there, use_threads=False):
+                yield self._of_batch(batch, names)
 
     def _of_batch(self, batch: pa.RecordBatch, names: Sequence[str]) -> pa.Table:
         """What a file holds as the table has it: a column that it lacks is null."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -25,6 +25,7 @@ from mlops_provider.exceptions import (
     SourceError,
     SpecError,
 )
+from mlops_provider.steps import history
 from mlops_provider.steps.chunked import common
 from mlops_provider.steps.lineage import record_written
 from mlops_provider.steps.source import calling
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 _AFTER, _BEFORE, _PROBED, _EARLIER = "after", "before", "probed", "earlier_version"
 _MINUTE = 60_000_000_000
 _ROWS_AT_ONCE = 1_000_000
+_HISTORY_ROWS = 65_536
+"""Rows of the look-back that ``functions.history`` is given at once."""
 _PROBED_ROWS = 1_000
 """Rows, the first of a slice, that are computed once more with twice the history."""
 
@@ -149,7 +152,7 @@ def of_a_slice(
     """
     start, end = bounds(spec, partition)
     rows = stores.tables.rows(clean)
-    other = stores.tables.rows(earlier) if earlier else None
+    months = [*([stores.tables.rows(earlier)] if earlier else []), rows]
     if spec.event_time not in rows.columns:
         raise DataRejectedError(
             f"The clean rows of {spec.name} {partition} have no column {spec.event_time!r}, the event time in "
@@ -159,9 +162,9 @@ def of_a_slice(
     low = after or pd.Timestamp(start)
 
     def computed(part: pd.DataFrame, hours: int) -> pd.DataFrame:
-        history = _history(spec, rows, other, low, pd.Timedelta(hours=hours))
+        known = _history(spec, months, low, hours)
         with calling(spec, "features"):
-            given = feature_frames.frame_of(spec.function("features")(part, history, end), spec.functions.features)
+            given = feature_frames.frame_of(spec.function("features")(part, known, end), spec.functions.features)
         return feature_frames.checked_features(given, spec, partition, rows=len(part), start=start, end=end)
 
     hours = look_back(spec)
@@ -214,11 +217,14 @@ def _earlier(chunk: Chunk) -> TableRef | None:
     return TableRef(chunk.source.table, int(version), partitions.previous(chunk.partition))
 
 
-def _history(spec: ModelSpec, rows: Rows, other: Rows | None, low: pd.Timestamp, hours: pd.Timedelta) -> pd.DataFrame:
-    since = low - hours
-    parts = [each.between(spec.event_time, since, low) for each in (other, rows) if each is not None]
-    there = [part for part in parts if len(part)]
-    return pd.concat(there, ignore_index=True) if there else parts[0]
+def _history(spec: ModelSpec, months: Sequence[Rows], low: pd.Timestamp, hours: int) -> pd.DataFrame:
+    """Gather what features know of the *hours* before *low*."""
+    since = low - pd.Timedelta(hours=hours)
+    if spec.functions.history is None:
+        return history.gathered(spec, [each.between(spec.event_time, since, low) for each in months])
+    parts = (part for each in months for part in each.batches_between(spec.event_time, since, low, _HISTORY_ROWS))
+    most = max(spec.chunk_rows, _HISTORY_ROWS) * hours // look_back(spec) if spec.chunk_rows else None
+    return history.gathered(spec, chain([months[-1].frame(0, 0)], parts), at_most=most)
 
 
 def _check_look_back(spec: ModelSpec, partition: str, found: pd.DataFrame, again: pd.DataFrame) -> None:
