@@ -2,8 +2,8 @@
 What is known about a flight at its scheduled departure.
 
 One function serves training, batch and online scoring. Nothing in it looks past the scheduled departure: the recent
-delays of an airport or a carrier come from flights that had landed by then. Of those only counts and sums by minute are kept,
-so the days before take as much memory however many flights they had.
+delays of an airport or a carrier come from flights that had landed by then. Of those only counts and sums by minute are
+kept, so that the days before take as much memory however many flights they had.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import yaml
 from mlops_provider.cli.ci_chain import sample_of
 from mlops_provider.cli.main import main
 from mlops_provider.core.names import Environment
+from mlops_provider.exceptions import BrokenContractError
 from mlops_provider.spec import load_spec
 from mlops_provider.steps import ingest
 from mlops_provider.steps.contracts import FeatureContract, check_signatures
@@ -227,6 +228,54 @@ def test_functions_of_the_use_case_beside_are_checked_with_it(
     [said] = red(capsys)
     where = "../beside/features.py"
     assert re.search(rf"contracts: {where}:features fails: KeyError at {where}:\d+: 'snow'", said), said
+
+
+HISTORY = """
+
+def rain_of(history):
+    return (history["rain"] / history["trips"]) if len(history) else pd.Series(dtype="float64")
+
+
+def kept(rows, kept=None):
+    rain = rows.assign(trips=1.0).groupby("line")[["rain", "trips"]].sum()
+    {body}
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("return rain if kept is None else rain.add(kept, fill_value=0.0)", None),
+        (
+            "return rain",
+            r"\(column 'rain_before'\) when the rows before them come in other parts\. features\.py:kept has",
+        ),
+        ("return rain.snow", r"features\.py:kept fails: AttributeError at features\.py:\d+"),
+    ],
+)
+def test_what_is_kept_of_a_history_has_to_add_up(body: str, expected: str | None, project: Path) -> None:
+    edit(
+        project / "features.py",
+        'history.groupby("line")["rain"].mean() if len(history)',
+        "rain_of(history) if len(history)",
+    )
+    with (project / "features.py").open("a") as file:
+        file.write(HISTORY.format(body=body))
+    edit(
+        project / "model.yaml",
+        "  features: features.py:features",
+        "  features: features.py:features\n  history: features.py:kept",
+    )
+    spec = load_spec(project / "model.yaml")
+
+    check_signatures(spec)
+    check = FeatureContract(spec, 200).check_history_adds_up
+
+    if expected is None:
+        check()
+        return
+    with pytest.raises(BrokenContractError, match=expected):
+        check()
 
 
 ESTIMATORS = {

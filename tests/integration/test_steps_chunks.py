@@ -24,6 +24,7 @@ from mlops_provider.exceptions import (
     DataRejectedError,
     NothingToDo,
     SourceError,
+    SpecError,
     StagedFilesGoneError,
 )
 from mlops_provider.spec import ModelSpec, load_spec
@@ -42,8 +43,9 @@ TABLES = (Table.RAW, Table.CLEAN, Table.QUARANTINE, Table.FEATURES)
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few hundred rows are many blocks, hence may be many chunks."""
+    """A few hundred rows are many blocks, hence may be many chunks, and a look-back comes in many parts."""
     monkeypatch.setattr(chunks, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(feature_chunks, "_HISTORY_ROWS", 50)
 
 
 class World:
@@ -147,8 +149,33 @@ def worlds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Wo
         yield whole, cut
 
 
+OF_ROWS = """
+
+def landings_in_parts(flights, kept=None):
+    if len(flights) > 50:
+        raise ValueError("too many at once")
+    return landings(flights, kept)
+
+
+def features_of_rows(frame, history, as_of):
+    return features(frame, landings(history), as_of)
+
+
+def no_frame(flights, kept=None):
+    return len(flights)
+"""
+
+
+def with_history(world: World, **functions: str | None) -> None:
+    file = world.yaml.parent / "features.py"
+    file.write_text(file.read_text() + OF_ROWS)
+    world.declare(functions=world.spec.functions.model_dump() | functions)
+
+
 def test_chunks_give_the_same_content_records_and_reasons_as_one_piece(worlds: tuple[World, World]) -> None:
     whole, cut = worlds
+    with_history(whole, features="features.py:features_of_rows", history=None)
+    with_history(cut, history="features.py:landings_in_parts")
     for month in (JANUARY, FEBRUARY):
         whole.ingest(month)
         cut.ingest(month, mapped=True)
@@ -320,6 +347,28 @@ def test_a_look_back_that_is_too_short_is_noticed(worlds: tuple[World, World]) -
     whole.ingest()
     with pytest.raises(DataRejectedError, match="look further back than look_back_hours: 3"):
         whole.ingest(FEBRUARY)
+
+
+def test_a_history_that_keeps_more_than_a_chunk_has_is_refused(
+    worlds: tuple[World, World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, cut = worlds
+    monkeypatch.setattr(feature_chunks, "_KEPT_ROWS", 0)
+
+    said = r"landings keeps \d+ rows of the first \d+ that flight_delays looks back on, .* \(64\).* raise chunk_rows"
+    with pytest.raises(DataRejectedError, match=said):
+        cut.ingest(mapped=True)
+
+    cut.declare(chunk_rows=None)
+    cut.ingest()
+
+
+def test_a_history_that_is_no_frame_is_a_mistake_in_the_use_case(worlds: tuple[World, World]) -> None:
+    whole, _ = worlds
+    with_history(whole, history="features.py:no_frame")
+
+    with pytest.raises(SpecError, match=r"no_frame returned int, expected a pandas DataFrame"):
+        whole.ingest()
 
 
 def test_keys_that_repeat_across_chunks_are_refused(

@@ -100,6 +100,26 @@ def test_rows_that_hold_a_text_are_read_alone_in_their_order(tables: Tables, uri
     assert tables.read(uri, equal=("carrier", "nobody"), partitions=["2013-01"]).empty
 
 
+def test_rows_of_a_span_of_time_come_a_bounded_number_at_a_time(tables: Tables, uri: str) -> None:
+    frame = rows(1000).assign(flight=lambda all_of: all_of["flight"].where(all_of["flight"] % 7 > 0))
+    tables.replace_partition(uri, "2013-01").write(frame.drop(columns="carrier"), origin_key="a")
+    written = tables.replace_partition(uri, "2013-02").write(rows(10), origin_key="b")  # a column more
+    january = tables.rows(TableRef(uri, written.ref.version, "2013-01"))
+    low, high = frame["departure"].iloc[[100, 900]]
+
+    parts = list(january.batches_between("departure", low, high, 64))
+
+    assert {len(part) for part in parts} <= {*range(1, 65)}
+    together = pd.concat(parts, ignore_index=True)
+    pd.testing.assert_frame_equal(together, january.between("departure", low, high))
+    assert together["carrier"].isna().all()
+    pd.testing.assert_frame_equal(
+        together.drop(columns="carrier"), frame[100:900].drop(columns="carrier").reset_index(drop=True)
+    )
+    assert list(january.batches_between("departure", high + pd.Timedelta(days=99), None, 64)) == []
+    assert len(january.between("departure", None, None, columns=["delay"]).columns) == 1
+
+
 def test_unchanged_content_makes_no_version_and_names_the_first(tables: Tables, uri: str) -> None:
     first = tables.replace_partition(uri, "2013-01").write(rows(), origin_key="a")
     tables.replace_partition(uri, "2013-02").write(rows(seed=2), origin_key="b")

@@ -32,7 +32,8 @@ def check_chunk(frame: pd.DataFrame, expectations: Sequence[Expectation], *, sta
     :param frame: Rows in the types of the whole: a column of integers that has a null elsewhere comes as ``float64``.
     :param start: Row of the whole that is the frame's first.
     """
-    frame = frame.reset_index(drop=True)
+    frame = frame.copy(deep=False)
+    frame.index = pd.RangeIndex(len(frame))
     looks_at = [checks.looks_at(each) for each in expectations]
     row_wise = [index for index, what in enumerate(looks_at) if what == "rows"]
     found = checks.checked(frame, [expectations[index] for index in row_wise])

@@ -47,9 +47,9 @@ def checked_features(
     if problems:
         listed = "; ".join(problems[:_LISTED]) + (f"; and {len(problems) - _LISTED} more" * (len(problems) > _LISTED))
         raise DataRejectedError(f"The features of {spec.name} {partition} are not as declared: {listed}.")
-    return (
-        features[list(spec.kept_columns)].astype(dict.fromkeys(spec.features.numeric, "float64")).reset_index(drop=True)
-    )
+    kept = features[list(spec.kept_columns)].astype(dict.fromkeys(spec.features.numeric, "float64"), copy=False)
+    kept.index = pd.RangeIndex(len(kept))
+    return kept
 
 
 def _problems(features: pd.DataFrame, spec: ModelSpec, *, rows: int, start: datetime, end: datetime) -> list[str]:

@@ -185,6 +185,7 @@ def contracts(run: Run) -> None:
             "features: declared columns": features.check_declared_columns,
             "features: inputs are left alone": features.check_inputs_are_left_alone,
             "features: deterministic": features.check_deterministic,
+            **({"features: history adds up": features.check_history_adds_up} if spec.functions.history else {}),
             "features: no reading ahead": features.check_no_future,
             "estimator and space": lambda spec=spec: check_estimator(spec),  # type: ignore[misc]
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,6 +19,7 @@ from mlops_provider.adapters import training
 from mlops_provider.adapters import validation as validations
 from mlops_provider.core import partitions
 from mlops_provider.exceptions import BrokenContractError, DataRejectedError, MLOpsError, SpecError
+from mlops_provider.steps import history
 from mlops_provider.steps.source import last_line, parts_of, read_landing
 from mlops_provider.stores.suite import Stores
 
@@ -47,7 +48,8 @@ def arguments_of(spec: ModelSpec) -> Mapping[FunctionName, tuple[str, ...]]:
         "estimator": ("params",),
         "space": ("trial",),
     }
-    return found | ({"parts": ("key",)} if spec.functions.parts else {})
+    found |= {"parts": ("key",)} if spec.functions.parts else {}
+    return found | ({"history": ("rows", "kept")} if spec.functions.history else {})
 
 
 def check_signatures(spec: ModelSpec) -> None:
@@ -106,9 +108,14 @@ class FeatureContract:
         return partitions.following(self.spec.first_partition)
 
     @cached_property
-    def history(self) -> pd.DataFrame:
+    def earlier(self) -> pd.DataFrame:
         """Clean rows of the first month, (n_rows, n_columns)."""
         return self._clean(self.spec.first_partition)
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """What features are given of them, (n_rows, n_columns)."""
+        return self._gathered([self.earlier])
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -154,6 +161,17 @@ class FeatureContract:
         """The same rows give the same features."""
         self._compare(self._call(self.frame), "when it is called again with the same rows", "Seed what is random.")
 
+    def check_history_adds_up(self) -> None:
+        """The history is the same however the rows before were parted, in whatever order the parts came."""
+        first, second, third = (self.earlier.iloc[number::3] for number in range(3))
+        for parts in ([first, second, third], [third, self.earlier.head(0), second, first]):
+            computed = self._call(self.frame, self._gathered([part.reset_index(drop=True) for part in parts]))
+            self._compare(
+                computed,
+                "when the rows before them come in other parts",
+                f"{self.spec.functions.history} has to give the same however the rows are parted.",
+            )
+
     def check_no_future(self) -> None:
         """Rows do not change when later ones are removed or altered: they can't know what had not happened yet."""
         advice = "It reads the future: use only rows before each row's own time."
@@ -198,9 +216,16 @@ class FeatureContract:
             f"{self.where} changes row {row} of {len(self.computed):,}{more} (column {named}) {when}. {advice}"
         )
 
-    def _call(self, frame: pd.DataFrame) -> pd.DataFrame:
+    def _gathered(self, parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+        try:
+            return history.gathered(self.spec, [part.copy() for part in parts])
+        except Exception as error:  # whatever the function raises
+            cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            raise BrokenContractError(f"{self.spec.functions.history} fails: {described(cause, self.spec)}") from error
+
+    def _call(self, frame: pd.DataFrame, known: pd.DataFrame | None = None) -> pd.DataFrame:
         """Features of *frame*, by key."""
-        computed = self._raw_call(frame.copy(), self.history.copy())
+        computed = self._raw_call(frame.copy(), (self.history if known is None else known).copy())
         wanted = [*self.spec.keys, self.spec.event_time, *self.spec.feature_columns]
         if missing := [name for name in wanted if name not in computed]:
             raise BrokenContractError(f"{self.where} does not give the column {', '.join(map(repr, missing))}.")

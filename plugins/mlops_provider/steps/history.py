@@ -20,8 +20,8 @@ def gathered(spec: ModelSpec, parts: Iterable[pd.DataFrame], *, at_most: int | N
     """
     Give what ``features`` gets as its history.
 
-    :param parts: Earlier rows, some after the others; at least one frame, which may be empty. With ``functions.history``
-        none is kept once it was looked at.
+    :param parts: Earlier rows, some after the others; at least one frame, which may be empty. ``functions.history``
+        looks at each once, then it is gone.
     :param at_most: Rows that ``functions.history`` may keep of all.
     :return: What it kept; without it all rows.
     :raises DataRejectedError: It keeps more. Not retried.

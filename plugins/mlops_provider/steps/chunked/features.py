@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING
@@ -40,11 +41,15 @@ if TYPE_CHECKING:
     from mlops_provider.stores.suite import Stores
     from mlops_provider.stores.tables import Written
 
+log = logging.getLogger(__name__)
+
 _AFTER, _BEFORE, _PROBED, _EARLIER = "after", "before", "probed", "earlier_version"
 _MINUTE = 60_000_000_000
 _ROWS_AT_ONCE = 1_000_000
 _HISTORY_ROWS = 65_536
 """Rows of the look-back that ``functions.history`` is given at once."""
+_KEPT_ROWS = 65_536
+"""Rows that it may keep of them, if a chunk does not have more."""
 _PROBED_ROWS = 1_000
 """Rows, the first of a slice, that are computed once more with twice the history."""
 
@@ -220,11 +225,18 @@ def _earlier(chunk: Chunk) -> TableRef | None:
 def _history(spec: ModelSpec, months: Sequence[Rows], low: pd.Timestamp, hours: int) -> pd.DataFrame:
     """Gather what features know of the *hours* before *low*."""
     since = low - pd.Timedelta(hours=hours)
+    most = max(spec.chunk_rows or 0, _KEPT_ROWS) * hours // look_back(spec)
     if spec.functions.history is None:
-        return history.gathered(spec, [each.between(spec.event_time, since, low) for each in months])
+        known = history.gathered(spec, [each.between(spec.event_time, since, low) for each in months])
+        if spec.chunk_rows and len(known) > most:
+            log.warning(
+                "Features of %s look back on %s rows, more than the %s of a chunk: the task's memory grows with them. "
+                "Say under functions.history in %s what to keep of them.",
+                *(spec.name, f"{len(known):,}", f"{most:,}", spec.path.name),
+            )
+        return known
     parts = (part for each in months for part in each.batches_between(spec.event_time, since, low, _HISTORY_ROWS))
-    most = max(spec.chunk_rows, _HISTORY_ROWS) * hours // look_back(spec) if spec.chunk_rows else None
-    return history.gathered(spec, chain([months[-1].frame(0, 0)], parts), at_most=most)
+    return history.gathered(spec, chain([months[-1].frame(0, 0)], parts), at_most=most if spec.chunk_rows else None)
 
 
 def _check_look_back(spec: ModelSpec, partition: str, found: pd.DataFrame, again: pd.DataFrame) -> None:
