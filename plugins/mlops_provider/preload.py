@@ -62,6 +62,8 @@ def warm(names: Sequence[str] | None = None, argv: Sequence[str] | None = None) 
                 imported.append(module)
     finally:
         gc.enable()
+    # A forked task that collected this garbage would look through it all, and so copy the memory it shares.
+    gc.freeze()
     # Airflow's logging is not set up yet when its local settings are imported.
     sys.stderr.write(f"Preloaded {len(imported)} of {len(names)} modules in {time.monotonic() - began:.1f} s\n")
     return imported

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,15 +14,18 @@ LIGHT = ["colorsys"]
 
 
 @pytest.fixture(autouse=True)
-def _not_yet_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def _not_yet_loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
     monkeypatch.delenv("MLOPS_PRELOAD", raising=False)
+    yield
+    gc.unfreeze()
 
 
 @pytest.mark.parametrize("words", [["scheduler"], ["scheduler", "--skip-serve-logs"], ["celery", "worker", "-c", "2"]])
 def test_what_forks_tasks_is_warmed(words: list[str]) -> None:
     assert preload.warm(LIGHT, ["airflow", *words]) == LIGHT
     assert "colorsys" in sys.modules
+    assert gc.get_freeze_count()  # a forked task does not copy what it shares, by collecting garbage
 
 
 @pytest.mark.parametrize(
