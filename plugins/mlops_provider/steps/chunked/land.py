@@ -59,6 +59,7 @@ def write(spec: ModelSpec, stores: Stores, chunk: Chunk, given: Iterable[pd.Data
         start = position if chunk.index == 0 else -1
         pieces.append(staging.stage(frame, index=chunk.index, number=number, start=start))
         position += len(frame)
+        del frame  # else it stays while the next one is put together
     return ChunkResult(chunk, tuple(pieces), tuple(found))
 
 
@@ -104,7 +105,13 @@ def _together(frames: Iterable[pd.DataFrame], rows: int) -> Iterator[pd.DataFram
     for frame in frames:
         waiting.append(frame)
         if sum(map(len, waiting)) >= rows:
-            yield pd.concat(waiting, ignore_index=True) if len(waiting) > 1 else waiting[0]
-            waiting = []
+            yield _taken(waiting)
     if waiting:
-        yield pd.concat(waiting, ignore_index=True) if len(waiting) > 1 else waiting[0]
+        yield _taken(waiting)
+
+
+def _taken(waiting: list[pd.DataFrame]) -> pd.DataFrame:
+    """Make one frame of those that wait, and let go of them."""
+    whole = pd.concat(waiting, ignore_index=True) if len(waiting) > 1 else waiting[0]
+    waiting.clear()
+    return whole
