@@ -432,6 +432,7 @@ def test_parts_of_a_source_and_streams_land_like_one_frame(
     whole, parts, stream = worlds
     with_functions(parts, land="data.py:land_day", parts="data.py:parts")
     with_functions(stream, land="data.py:stream")
+    stream.declare(chunk_rows=50)
     raw = []
     for world in worlds:
         many = world.as_mapped(Task.LAND_DATA, JANUARY, "first") if mapped and world is not whole else None
@@ -439,6 +440,8 @@ def test_parts_of_a_source_and_streams_land_like_one_frame(
         raw.append(world.read(Table.RAW, JANUARY))
 
     assert len(parts.as_mapped(Task.LAND_DATA, JANUARY, "again")) == 3
+    files = stream.stores.tables.rows(cut_ref(stream)).files
+    assert [file.metadata.num_rows for file in files[:-1]] == [50] * (len(files) - 1)
     assert stream.contents(JANUARY)[0] == whole.contents(JANUARY)[0]
     in_order = raw[0].sort_values("flight_date", kind="stable", ignore_index=True)
     pd.testing.assert_frame_equal(raw[1], in_order)

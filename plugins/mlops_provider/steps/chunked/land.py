@@ -100,12 +100,16 @@ def _blocking(spec: ModelSpec) -> list[Expectation]:
 
 
 def _together(frames: Iterable[pd.DataFrame], rows: int) -> Iterator[pd.DataFrame]:
-    """Put small frames together until they have *rows* rows."""
+    """Put small frames together, and cut large ones, until each has *rows* rows; the last has what is left."""
     waiting: list[pd.DataFrame] = []
     for frame in frames:
         waiting.append(frame)
-        if sum(map(len, waiting)) >= rows:
-            yield _taken(waiting)
+        while sum(map(len, waiting)) > rows:
+            whole = _taken(waiting)
+            rest = whole.iloc[rows:]
+            waiting.append(rest.copy() if len(rest) < rows else rest)  # a view keeps all of the whole
+            yield whole.iloc[:rows]
+            del whole, rest
     if waiting:
         yield _taken(waiting)
 
