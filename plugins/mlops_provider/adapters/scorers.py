@@ -33,6 +33,11 @@ Floats = NDArray[np.float64]
 _STANDARD = ("", "ai.onnx", ML_DOMAIN)
 _ERRORS_ONLY = 3
 
+
+class GraphNotLoadedError(ServingCheckError):
+    """A graph of standard operators that this ONNX Runtime can't run, or that lacks what belongs to it."""
+
+
 TABLES_FROM = 1024
 """Rows from which on tables are faster than the runtime walking the trees."""
 
@@ -95,7 +100,8 @@ class OnnxScorer:
 
     :param content: The file, as :mod:`mlops_provider.adapters.conversion` writes it.
     :param threads: Threads of one prediction at most; they sleep while there is nothing to do.
-    :raises ServingCheckError: The file is no such graph, or could reach beyond itself. Not retried.
+    :raises ServingCheckError: The file is no graph, or could reach beyond itself. Not retried.
+    :raises GraphNotLoadedError: It can't be run by what is installed here. Not retried.
     """
 
     def __init__(self, content: bytes, *, threads: int = 1) -> None:
@@ -112,7 +118,7 @@ class OnnxScorer:
             self.columns = tuple(Column(each["name"], each["kind"]) for each in about["columns"])
             slots = [_Slot(each) for each in about["slots"]]
         except Exception as error:  # the runtime raises many types of its own, and a damaged file may lack anything
-            raise ServingCheckError(
+            raise GraphNotLoadedError(
                 f"The ONNX file of the model can't be loaded ({type(error).__name__}): it is damaged, or was written "
                 "by other package versions than are installed here."
             ) from error

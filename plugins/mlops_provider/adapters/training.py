@@ -32,7 +32,7 @@ from mlops_provider.core.trust import REVIEWED_TYPES
 TRUSTED_TYPES = REVIEWED_TYPES
 """Types beyond skops' own list that a stored model may hold."""
 
-_SERVING_PACKAGES = ("scikit-learn", "numpy", "scipy", "pandas", "skops", "mlflow", "onnxruntime")
+_SERVING_PACKAGES = ("scikit-learn", "numpy", "scipy", "pandas", "skops", "mlflow", "onnx", "onnxruntime")
 _NEAR_LIMIT = 0.01  # share of a parameter's range that counts as "on its limit"
 
 
@@ -234,7 +234,7 @@ def baselines(
 
 
 @functools.cache
-def pinned_requirements(*, own: bool = False) -> tuple[str, ...]:
+def pinned_requirements(*, own: bool = False, types: tuple[str, ...] = ()) -> tuple[str, ...]:
     """
     Exact versions of what is needed to load a stored model, from the installed packages.
 
@@ -242,10 +242,13 @@ def pinned_requirements(*, own: bool = False) -> tuple[str, ...]:
     that scikit-learn models are stored and scored with, and what scikit-learn itself requires.
 
     :param own: Whether the model holds types of this package.
+    :param types: Types of other packages that it holds, by their full names; one of a loose module has no version.
     """
     needed = {*_SERVING_PACKAGES, segmented.DISTRIBUTION} if own else set(_SERVING_PACKAGES)
     for line in metadata.requires("scikit-learn") or ():
         requirement = Requirement(line)
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             needed.add(re.sub(r"[-_.]+", "-", requirement.name).lower())
+    bringing = metadata.packages_distributions() if types else {}
+    needed |= {name for each in types for name in bringing.get(each.partition(".")[0], ())}
     return tuple(f"{name}=={metadata.version(name)}" for name in sorted(needed))

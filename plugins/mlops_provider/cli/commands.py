@@ -66,6 +66,8 @@ def option(name: str, help: str, **options: Any) -> Argument:
 
 MODEL = option("--model", "the model.yaml to work with (default: %(default)s)", default=DEFAULT_MODEL_YAML)
 
+PACKAGE = option("--package", "folder that `mlops package` wrote", required=True)
+
 REGISTRY_DATABASE = option("--registry-database", "database behind MLflow (default: the registry, if it is one)")
 
 COMMANDS: tuple[Command | Group, ...] = (
@@ -205,6 +207,36 @@ COMMANDS: tuple[Command | Group, ...] = (
         ),
     ),
     Command(
+        "package",
+        "write a registered version into a folder: files, evidence, locked environment, container file",
+        "package:main",
+        (
+            Argument(("version",), {"help": "model and version, such as flight_delays@3", "metavar": "MODEL@VERSION"}),
+            option("--to", "folder to write, or to look through (default: packages/<model>-<version>)"),
+            option(
+                "--rows",
+                "stored predictions to put into it, at most (default: %(default)s)",
+                type=int,
+                default=1000,
+            ),
+            flag("--verify", "install the lock into a clean environment and predict there what was stored"),
+        ),
+        extras=("tables", "training"),
+    ),
+    Command(
+        "score",
+        "predict the rows of a file with a packaged version",
+        "score:main",
+        (
+            Argument(("file",), {"help": "CSV or Parquet file with the columns that the version takes"}),
+            PACKAGE,
+            option("--output", "file to write: CSV, or Parquet if it ends so (default: CSV on standard output)"),
+            option("--threads", "blocks of rows predicted at once (default: %(default)s)", type=int, default=1),
+            flag("--estimator", "predict with the scikit-learn estimator, also if there is an ONNX graph"),
+        ),
+        extras=("serving",),
+    ),
+    Command(
         "backup",
         "copy ledger, tables, registry, reports and undelivered predictions into one folder",
         "backup:main",
@@ -237,6 +269,7 @@ COMMANDS: tuple[Command | Group, ...] = (
         "serve:main",
         (
             Argument(("models",), {"help": "model.yaml files (default: include/*/model.yaml)", "nargs": "*"}),
+            option("--package", "serve the version in this folder of `mlops package` instead, and follow no ledger"),
             option("--host", "interface to listen on (default: %(default)s)", default="127.0.0.1"),
             option("--port", "port to listen on (default: MLOPS_SERVER_PORT, else 8090)", type=int),
             option(

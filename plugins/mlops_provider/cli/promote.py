@@ -6,8 +6,8 @@ import argparse
 import logging
 
 from mlops_provider.cli.home import use_home
+from mlops_provider.cli.package import version_of
 from mlops_provider.cli.run import origin_of
-from mlops_provider.exceptions import ConfigurationError
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -15,11 +15,8 @@ def main(arguments: argparse.Namespace) -> int:
     from mlops_provider.steps.promote import promote
     from mlops_provider.stores.environments import stores_of
 
-    model, _, version = arguments.version.partition("@")
-    if not model or not version.isdecimal():
-        raise ConfigurationError(
-            f"Expected a model and its version, such as flight_delays@3, got {arguments.version!r}."
-        )
+    wanted = version_of(arguments.version)
+    model, version = wanted.model, wanted.version
     use_home()
     logging.basicConfig(level=logging.INFO, format="  %(message)s")
     arrived = promote(

@@ -25,6 +25,7 @@ class Kind(StrEnum):
     EVALUATION = "evaluation"
     GATE = "gate"
     REGISTRATION = "registration"
+    PACKAGE = "package"
     SERVING_CHECK = "serving_check"
     TRAFFIC = "traffic"
     PROMOTION = "promotion"

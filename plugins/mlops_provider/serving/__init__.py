@@ -49,11 +49,7 @@ def run(
     :raises ConfigurationError: The port is taken, no model is named, *advertised_url* is no HTTP address, or a token
         is not of its form.
     """
-    # Read by the numeric libraries when they are loaded, hence before the first import of one.
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(variable, str(threads))
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    _prepare(threads)
     from mlops_provider.serving.supervisor import Settings, supervise
 
     settings = Settings(
@@ -71,3 +67,52 @@ def run(
         policies=dict(policies or {}),
     )
     supervise(settings, processes)
+
+
+def run_package(
+    folder: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8090,
+    spool_dir: str | Path,
+    spool_uri: str = "",
+    name: str = "server",
+    workers: int = 2,
+    threads: int = 1,
+    processes: int = 1,
+) -> None:
+    """
+    Serve the version in a folder of ``mlops package``, which follows no ledger, until told to end.
+
+    Its answers are logged as those of others are. For the parameters see :func:`run`.
+
+    :raises ConfigurationError: The folder is no package, or the port is taken.
+    :raises EvidenceError: The package was changed.
+    """
+    _prepare(threads)
+    from mlops_provider.serving.supervisor import Settings, supervise
+
+    settings = Settings(
+        models=(),
+        host=host,
+        port=port,
+        ledger_url="",
+        registry_uri="",
+        spool_dir=Path(spool_dir),
+        spool_uri=spool_uri,
+        name=name,
+        advertised_url="",
+        workers=workers,
+        threads=threads,
+        policies={},
+        package=folder,
+    )
+    supervise(settings, processes)
+
+
+def _prepare(threads: int) -> None:
+    """Set what the numeric libraries read when they are loaded, hence before the first import of one."""
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, str(threads))
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -14,6 +14,7 @@ from mlops_provider.steps import models
 from mlops_provider.steps.approval import require_approval
 
 if TYPE_CHECKING:
+    from mlops_provider.adapters.scorers import Scorer
     from mlops_provider.stores.ledger import Ledger
     from mlops_provider.stores.registry import Registry
 
@@ -29,7 +30,11 @@ def load(registry: Registry, ledger: Ledger, model: str, version: str) -> Loaded
     :raises StoreUnavailableError: The ledger or MLflow is away. Retried.
     """
     require_approval(ledger, model, version)
-    scorer = models.scorer(registry, ledger, model, version)
+    return loaded(version, models.scorer(registry, ledger, model, version))
+
+
+def loaded(version: str, scorer: Scorer) -> LoadedVersion:
+    """Give a version as the server holds it."""
     answered_by = of_arrays(scorer.segmented.answered_by) if scorer.segmented else None
     return LoadedVersion(version, scorer.predict, scorer.columns, answered_by)
 

@@ -14,12 +14,14 @@ from types import FrameType
 import uvicorn
 
 from mlops_provider.serving.app import ModelServerApp
+from mlops_provider.serving.fixed import Fixed
 from mlops_provider.serving.follower import Follower
-from mlops_provider.serving.loader import load
+from mlops_provider.serving.loader import load, loaded
 from mlops_provider.serving.metrics import Metrics
 from mlops_provider.serving.served import ServedModel
 from mlops_provider.serving.supervisor import Settings
 from mlops_provider.serving.tokens import Tokens
+from mlops_provider.steps.packaged import opened
 from mlops_provider.stores.ledger import Ledger
 from mlops_provider.stores.predictions import SegmentWriter
 from mlops_provider.stores.registry import Registry
@@ -37,16 +39,10 @@ def serve(settings: Settings, listeners: Sequence[socket.socket]) -> None:
     :param listeners: Where it listens; rollouts reach it at the last one, unless it is told to advertise another.
     """
     tokens = Tokens.from_environment(os.environ)
-    host, models = settings.host, settings.models
-    own_port = listeners[-1].getsockname()[1]
+    host, own_port = settings.host, listeners[-1].getsockname()[1]
     url = settings.advertised_url.rstrip("/").replace("{port}", str(own_port)) or _address(host, own_port)
-    ledger, registry, metrics = Ledger(settings.ledger_url), Registry(settings.registry_uri), Metrics()
-    served = []
-    for model in models:
-        ship_to = f"{settings.spool_uri.rstrip('/')}/{model}" if settings.spool_uri else ""
-        log = SegmentWriter(settings.spool_dir / model, settings.name, ship_to=ship_to)
-        follower = Follower(model, replica=log.replica, url=url, ledger=ledger, load=partial(load, registry, ledger))
-        served.append(ServedModel(follower, log, settings.policies.get(model), metrics))
+    metrics = Metrics()
+    served = _packaged(settings, metrics) if settings.package else _followed(settings, url, metrics)
     app = ModelServerApp(served, workers=settings.workers, threads=settings.threads, tokens=tokens, metrics=metrics)
     config = uvicorn.Config(
         app,
@@ -64,8 +60,33 @@ def serve(settings: Settings, listeners: Sequence[socket.socket]) -> None:
         logger.warning("Whoever reaches %s may ask for predictions: set MLOPS_SERVER_TOKENS to ask for a token", url)
     # What was loaded so far stays; looking through it for garbage again and again would hold requests up.
     gc.freeze()
-    logger.info("Serving %s at %s", ", ".join(models), url)
+    logger.info("Serving %s at %s", ", ".join(each.model for each in served), url)
     uvicorn.Server(config).run(sockets=list(listeners))
+
+
+def _followed(settings: Settings, url: str, metrics: Metrics) -> list[ServedModel]:
+    """The models whose traffic the ledger tells."""
+    ledger, registry = Ledger(settings.ledger_url), Registry(settings.registry_uri)
+    served = []
+    for model in settings.models:
+        log = _log(settings, model)
+        follower = Follower(model, replica=log.replica, url=url, ledger=ledger, load=partial(load, registry, ledger))
+        served.append(ServedModel(follower, log, settings.policies.get(model), metrics))
+    return served
+
+
+def _packaged(settings: Settings, metrics: Metrics) -> list[ServedModel]:
+    """The version in a package."""
+    assert settings.package is not None
+    packaged = opened(settings.package)
+    log = _log(settings, packaged.model)
+    fixed = Fixed(packaged.model, replica=log.replica, version=loaded(packaged.version, packaged.scorer()))
+    return [ServedModel(fixed, log, metrics=metrics)]
+
+
+def _log(settings: Settings, model: str) -> SegmentWriter:
+    ship_to = f"{settings.spool_uri.rstrip('/')}/{model}" if settings.spool_uri else ""
+    return SegmentWriter(settings.spool_dir / model, settings.name, ship_to=ship_to)
 
 
 def _ended(number: int, frame: FrameType | None) -> None:

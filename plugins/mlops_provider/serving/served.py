@@ -23,6 +23,7 @@ from mlops_provider.serving.metrics import Metrics
 from mlops_provider.serving.refusal import RefusedRequestError, failed, listed
 
 if TYPE_CHECKING:
+    from mlops_provider.serving.fixed import Fixed
     from mlops_provider.serving.follower import Follower
     from mlops_provider.serving.snapshot import LoadedVersion, Snapshot
     from mlops_provider.stores.predictions import SegmentWriter
@@ -61,7 +62,7 @@ class ServedModel:
     No answer leaves before its rows are in the prediction log: on a full disk callers get 503 in
     words, and the replica is not ready, so that a proxy sends them to one that can keep its promise.
 
-    :param follower: Keeps the snapshot in step with the ledger.
+    :param follower: Keeps the snapshot in step with the ledger, or holds the one of a package.
     :param log: Prediction log of this model on this replica.
     :param policy: Whom it sticks to, how long callers wait, what they get when it can't answer.
     :param metrics: Counts and times.
@@ -69,7 +70,7 @@ class ServedModel:
 
     def __init__(
         self,
-        follower: Follower,
+        follower: Follower | Fixed,
         log: SegmentWriter,
         policy: ServingPolicy | None = None,
         metrics: Metrics | None = None,

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from mlops_provider.core.serving import ServingPolicy
-from mlops_provider.exceptions import ConfigurationError, MLOpsError
+from mlops_provider.exceptions import ConfigurationError, MLOpsError, PermanentError
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,11 @@ _MISCONFIGURED = 78  # EX_CONFIG of sysexits.h
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a server process is told; :func:`mlops_provider.serving.run` says what the fields mean."""
+    """
+    What a server process is told; :func:`mlops_provider.serving.run` says what the fields mean.
+
+    :param package: Folder of a packaged version, which is served in place of *models*.
+    """
 
     models: tuple[str, ...]
     host: str
@@ -45,6 +49,7 @@ class Settings:
     workers: int
     threads: int
     policies: Mapping[str, ServingPolicy]
+    package: Path | None = None
 
 
 def supervise(settings: Settings, processes: int) -> None:
@@ -87,7 +92,7 @@ def supervise(settings: Settings, processes: int) -> None:
 
 
 def _check(settings: Settings, processes: int) -> None:
-    if not settings.models:
+    if not settings.models and settings.package is None:
         raise ConfigurationError("No model to serve: name at least one.")
     if processes < 1:
         raise ConfigurationError(f"There must be at least one server process, got {processes}.")
@@ -122,7 +127,7 @@ def _child(settings: Settings, public: socket.socket, level: int) -> None:
         from mlops_provider.serving.process import serve
 
         serve(settings, [public, _listen(settings.host, settings.port)])
-    except ConfigurationError as error:
+    except PermanentError as error:
         logger.error("%s", error)
         raise SystemExit(_MISCONFIGURED) from None
     except MLOpsError as error:

@@ -106,7 +106,7 @@ def logged(
     stores.registry.log_dataset(run_id, declared.features, f"{spec.name}/{Table.FEATURES}", "training")
     stores.registry.log_dataset(run_id, declared.outcomes, f"{spec.name}/{Table.OUTCOMES}", "training")
     trusted = models.trust(spec, model)
-    requirements = list(training.pinned_requirements(own=bool(own)))
+    requirements = list(training.pinned_requirements(own=bool(own), types=trusted.types if trusted else ()))
     model_uri = stores.registry.log_model(
         run_id,
         model,

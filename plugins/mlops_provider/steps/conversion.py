@@ -47,6 +47,9 @@ def convert(spec: ModelSpec, stores: Stores, trained: Record, declared: Declarat
     except conversion.NotConvertibleError as reason:
         log.info("Version is served as it is, not converted: %s", reason)
         return {"form": "estimator", "reason": f"not converted: {reason}."}
+    except Exception as error:  # private parts of other libraries are read and run; a model that passed must not fail
+        log.warning("Version is served as it is, not converted", exc_info=True)
+        return {"form": "estimator", "reason": f"not converted: trying it ended in {type(error).__name__}."}
     stores.registry.add_file(trained.payload["run_id"], model_files.SCORER, graph)
     return {
         "form": "onnx",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlops_provider.adapters.scorers import EstimatorScorer, OnnxScorer, Scorer
+from mlops_provider.adapters.scorers import EstimatorScorer, GraphNotLoadedError, OnnxScorer, Scorer
 from mlops_provider.core.trust import Trust
 from mlops_provider.exceptions import EvidenceError
 from mlops_provider.steps.provenance import registration
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from mlops_provider.spec import ModelSpec
     from mlops_provider.stores.ledger import Ledger
     from mlops_provider.stores.registry import Registry
+
+log = logging.getLogger(__name__)
 
 
 def trust(spec: ModelSpec, model: Any) -> Trust | None:
@@ -41,7 +44,7 @@ def candidate(registry: Registry, training: Record) -> Any:
     :param training: Record of its training.
     :raises ServingCheckError: Its files could run code. Not retried.
     """
-    return registry.load_model(training.payload["model_uri"], trusted=_trusted(training))
+    return registry.load_model(training.payload["model_uri"], trusted=trusted_types(training))
 
 
 def estimator(registry: Registry, ledger: Ledger, model: str, version: str) -> Any:
@@ -52,13 +55,13 @@ def estimator(registry: Registry, ledger: Ledger, model: str, version: str) -> A
     :raises ServingCheckError: They could run code. Not retried.
     :raises StoreUnavailableError: MLflow is away. Retried.
     """
-    with _files(registry, ledger, model, version) as held:
+    with registered_files(registry, ledger, model, version) as held:
         return model_files.load(held.folder, trusted=held.trusted)
 
 
 def scorer(registry: Registry, ledger: Ledger, model: str, version: str, *, threads: int = 1) -> Scorer:
     """
-    Load what predicts for a registered version: its ONNX graph if it has one, else the estimator.
+    Load what predicts for a registered version: its ONNX graph if it has one that runs here, else the estimator.
 
     :param threads: Threads of one prediction of the graph, at most; the estimator's are bounded by who calls it.
     :raises EvidenceError: Its files are not those that were registered. Not retried.
@@ -66,15 +69,30 @@ def scorer(registry: Registry, ledger: Ledger, model: str, version: str, *, thre
         classifier nor a regressor. Not retried.
     :raises StoreUnavailableError: MLflow is away. Retried.
     """
-    with _files(registry, ledger, model, version) as held:
-        graph = held.folder / model_files.SCORER
-        if graph.exists():
-            return OnnxScorer(graph.read_bytes(), threads=threads)
-        return EstimatorScorer(model_files.load(held.folder, trusted=held.trusted), model_files.columns(held.folder))
+    with registered_files(registry, ledger, model, version) as held:
+        return scorer_in(held.folder, trusted=held.trusted, threads=threads)
+
+
+def scorer_in(folder: Path, *, trusted: Sequence[str] = (), threads: int = 1, graph: bool = True) -> Scorer:
+    """
+    Load what predicts from the files of a version; the estimator also where the runtime here can't run the graph.
+
+    :param folder: The files, known to be those that were registered.
+    :param trusted: Types they may hold, because somebody answers for them.
+    :param graph: Whether the graph may be taken, if there is one.
+    :raises ServingCheckError: As :func:`scorer`. Not retried.
+    """
+    file = folder / model_files.SCORER
+    if graph and file.exists():
+        try:
+            return OnnxScorer(file.read_bytes(), threads=threads)
+        except GraphNotLoadedError as error:
+            log.warning("%s The scikit-learn estimator predicts in its place: the same, more slowly.", error)
+    return EstimatorScorer(model_files.load(folder, trusted=trusted), model_files.columns(folder))
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class Held:
     """Files of a version, as they were registered, and types they may hold because somebody answers for them."""
 
     folder: Path
@@ -82,7 +100,13 @@ class _Held:
 
 
 @contextmanager
-def _files(registry: Registry, ledger: Ledger, model: str, version: str) -> Iterator[_Held]:
+def registered_files(registry: Registry, ledger: Ledger, model: str, version: str) -> Iterator[Held]:
+    """
+    Fetch the files of a version for as long as they are needed, and see that they are those that were registered.
+
+    :raises EvidenceError: They are not. Not retried.
+    :raises StoreUnavailableError: MLflow is away. Retried.
+    """
     registered = registration(ledger, model, version)
     with tempfile.TemporaryDirectory() as folder:
         files = registry.download_model(f"models:/{model}/{version}", Path(folder))
@@ -93,9 +117,10 @@ def _files(registry: Registry, ledger: Ledger, model: str, version: str) -> Iter
                 f"The files of {model!r} version {version} have the SHA-256 {found}, and {recorded} was registered: "
                 "they were changed in the artifact store. None was opened; train a new version, or restore them."
             )
-        yield _Held(files, _trusted(registered))
+        yield Held(files, trusted_types(registered))
 
 
-def _trusted(record: Record | None) -> tuple[str, ...]:
+def trusted_types(record: Record | None) -> tuple[str, ...]:
+    """Types that somebody answers for, as the record of a training or registration says."""
     held = record.payload.get("trust") if record else None
     return Trust.from_json(held).types if held else ()

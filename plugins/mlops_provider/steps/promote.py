@@ -12,7 +12,7 @@ from mlops_provider.core.names import Alias, Kind, Table, Tag
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import EvidenceError, RolloutRefusedError
 from mlops_provider.steps.approval import beaten, refuse_rolled_back, require_approval
-from mlops_provider.steps.provenance import made_of, provenance, training_of
+from mlops_provider.steps.provenance import evidence, provenance, training_of
 from mlops_provider.steps.provenance import registration as registration_of
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def promote(
             f"{source_name} and {destination_name} have one ledger: there is nothing to promote between them."
         )
     where = f"{model!r} version {version} of {source_name}"
-    registration, evidence = _evidence(source, model, version, where)
+    registration, records = _evidence(source, model, version, where)
     if destination.ledger.holds(registration):
         if differs := _registry_differs(destination, registration):
             raise EvidenceError(
@@ -73,15 +73,15 @@ def promote(
         "registration": registration.record_id,
         "training": _training(source, registration, where).record_id,
         "beaten": list(beaten(source.ledger, model, version)),
-        "evidence": {record.record_id: record.digest for record in evidence},
+        "evidence": {record.record_id: record.digest for record in records},
     }
     with tempfile.TemporaryDirectory() as folder:
         files = source.registry.download_model(f"models:/{model}/{version}", Path(folder, "source"))
         digest = source.registry.model_digest(f"models:/{model}/{version}")
         _require_recorded(registration, digest, where)
-        for record in evidence:
+        for record in records:
             destination.ledger.import_record(record, source=source_name, actor=origin.actor)
-        log.info("%s: %s records of its evidence are in the ledger of %s", where, len(evidence), destination_name)
+        log.info("%s: %s records of its evidence are in the ledger of %s", where, len(records), destination_name)
         came_from = f"{source_name}/{model}/{version}"
         run_id, arrived = _copied(source, destination, registration, files, came_from)
     found = destination.registry.model_digest(f"models:/{model}/{arrived}")
@@ -127,27 +127,14 @@ def _evidence(source: Stores, model: str, version: str, where: str) -> tuple[Rec
             f"{where} is not promoted: the ledger it rests on breaks at record {record.seq} ({record.kind} of "
             f"{record.model}, {record.record_id}): {reason}."
         )
-    gate = require_approval(ledger, model, version)
+    require_approval(ledger, model, version)
     refuse_rolled_back(ledger, model, version)
     registration = registration_of(ledger, model, version)
     assert registration is not None  # or it would not be approved
     if differs := _registry_differs(source, registration):
         raise EvidenceError(f"{where} is not promoted: {differs}. `mlops audit verify` in that environment tells more.")
-    declaration = ledger.get(registration.payload["declaration"])
-    searches = [
-        each for each in ledger.history(Kind.SEARCH, model) if each.payload["declaration"] == declaration.record_id
-    ]
-    earlier = [ledger.get(record_id) for record_id in registration.payload.get("promoted", {}).get("evidence", ())]
-    own = [
-        declaration,
-        *searches,
-        *made_of(ledger, training := _training(source, registration, where)),
-        training,
-        ledger.get(registration.payload["evaluation"]),
-        gate,
-        registration,
-    ]
-    return registration, list({record.record_id: record for record in (*earlier, *own)}.values())
+    training = _training(source, registration, where)
+    return registration, evidence(ledger, registration, training)
 
 
 def _registry_differs(stores: Stores, registration: Record) -> str:

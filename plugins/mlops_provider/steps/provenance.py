@@ -96,6 +96,24 @@ def made_of(ledger: Ledger, training: Record) -> list[Record]:
     return [*([parent] if parent else []), *map(ledger.get, (found["plan"], *found["segments"]))]
 
 
+def evidence(ledger: Ledger, registered: Record, training: Record) -> list[Record]:
+    """
+    Every record that a registration rests on, and itself; oldest first, each once.
+
+    :param training: Record of the training behind it.
+    """
+    declaration = ledger.get(registered.payload["declaration"])
+    searches = [
+        each
+        for each in ledger.history(Kind.SEARCH, registered.model)
+        if each.payload["declaration"] == declaration.record_id
+    ]
+    earlier = [ledger.get(record_id) for record_id in registered.payload.get("promoted", {}).get("evidence", ())]
+    judged = [ledger.get(registered.payload[kind]) for kind in (Kind.EVALUATION, Kind.GATE)]
+    own = [declaration, *searches, *made_of(ledger, training), training, *judged, registered]
+    return list({record.record_id: record for record in (*earlier, *own)}.values())
+
+
 def _imported_training(ledger: Ledger, model: str, run_id: str) -> Record | None:
     """Training of a run of another environment, which a promotion brought along."""
     imported = (original(record) for record in ledger.history(Kind.IMPORT, model))

@@ -1,11 +1,11 @@
-"""A backup as a folder: files, and a manifest that knows the digest of each and is written last."""
+"""A backup or a package as a folder: files, and a manifest that knows the digest of each and is written last."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from mlops_provider.stores.trees import Tree
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-"""Version of what a backup looks like."""
+"""Version of what such a folder looks like."""
 _LISTED = 10
 
 
@@ -31,12 +31,12 @@ class Entry(Payload):
 @dataclass(frozen=True, slots=True)
 class Manifest(Payload):
     """
-    What a backup holds.
+    What the folder holds.
 
     :param format: Version of its layout.
     :param package: Version of this package that made it.
     :param made_at: When, ISO 8601.
-    :param about: What was backed up, for people and for the restore.
+    :param about: What it is made of, for people and for who reads it.
     :param files: Every file by its path.
     """
 
@@ -49,13 +49,15 @@ class Manifest(Payload):
 
 class Archive:
     """
-    A backup's folder.
+    A folder of files under a manifest.
 
     :param folder: Where it is.
+    :param what: What it is called in messages.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, what: str = "backup") -> None:
         self.folder = folder.absolute()
+        self.what = what
         self.tree = Tree(str(self.folder))
         self.entries: dict[str, Entry] = {}
 
@@ -70,9 +72,11 @@ class Archive:
             self.folder.chmod(0o700)
             occupied = any(self.folder.iterdir())
         except OSError as error:
-            raise ConfigurationError(f"{self.folder} can't be used for a backup: {error.strerror}.") from error
+            raise ConfigurationError(f"{self.folder} can't be used for a {self.what}: {error.strerror}.") from error
         if occupied:
-            raise ConfigurationError(f"{self.folder} is not empty: a backup gets a folder of its own. Name a new one.")
+            raise ConfigurationError(
+                f"{self.folder} is not empty: a {self.what} gets a folder of its own. Name a new one."
+            )
 
     def add(self, name: str, pieces: Iterable[bytes]) -> None:
         """
@@ -125,42 +129,48 @@ class Archive:
         fresh.replace(self.folder / MANIFEST)
         return manifest
 
-    def opened(self) -> Manifest:
+    def opened(self, only: Sequence[str] = ()) -> Manifest:
         """
         Read the manifest, and see that every file is as it was written and that there is no other.
 
-        :raises ConfigurationError: It is no backup, an unfinished one, or one of a newer package. Not retried.
+        :param only: Look at the files of these folders only; the others need not be there.
+        :raises ConfigurationError: It is no such folder, an unfinished one, or one of a newer package. Not retried.
         :raises EvidenceError: Files were changed, lost or added. Not retried.
         """
         try:
             content = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigurationError(
-                f"{self.folder} holds no {MANIFEST}: it is no backup, or one that was cut off. Name another one."
+                f"{self.folder} holds no {MANIFEST}: it is no {self.what}, or one that was cut off. Name another one."
             ) from error
         except ValueError as error:
             raise EvidenceError(f"{self.folder / MANIFEST} is damaged: it is no JSON.") from error
         if content.get("format") != FORMAT:
             raise ConfigurationError(
-                f"{self.folder} has format {content.get('format')}; this package reads {FORMAT}. Restore it with "
-                f"version {content.get('package')} of the package, which made it."
+                f"{self.folder} has format {content.get('format')}; this package reads {FORMAT}. Use it with version "
+                f"{content.get('package')} of the package, which made it."
             )
         manifest = Manifest.from_json(content)
         self.entries = dict(manifest.files)
-        if problems := list(self._problems()):
+        looked_at = tuple(f"{folder}/" for folder in only) or ("",)
+        if problems := list(self._problems(looked_at)):
             more = [f"and {len(problems) - _LISTED} more."] * (len(problems) > _LISTED)
-            raise EvidenceError("\n".join([f"The backup in {self.folder} is not whole.", *problems[:_LISTED], *more]))
+            raise EvidenceError(
+                "\n".join([f"The {self.what} in {self.folder} is not whole.", *problems[:_LISTED], *more])
+            )
         return manifest
 
     def below(self, folder: str) -> list[str]:
-        """Files of a folder of the backup, by their paths below it, in their order."""
+        """Files of a folder in it, by their paths below it, in their order."""
         return sorted(name.removeprefix(f"{folder}/") for name in self.entries if name.startswith(f"{folder}/"))
 
-    def _problems(self) -> Iterator[str]:
-        there = set(self.tree.names()) - {MANIFEST}
+    def _problems(self, looked_at: tuple[str, ...]) -> Iterator[str]:
+        there = {name for name in self.tree.names() if name != MANIFEST and name.startswith(looked_at)}
         for name in sorted(there - self.entries.keys()):
             yield f"{name} was added."
         for name, entry in self.entries.items():
+            if not name.startswith(looked_at):
+                continue
             if name not in there:
                 yield f"{name} is missing."
                 continue

@@ -249,14 +249,22 @@ def partitions(handle: DeltaTable) -> list[str]:
 
 
 def scanned(
-    handle: DeltaTable, columns: Sequence[str], wanted: Sequence[str] | None, equal: tuple[str, str] | None = None
+    handle: DeltaTable,
+    columns: Sequence[str],
+    wanted: Sequence[str] | None,
+    equal: tuple[str, str] | None = None,
+    limit: int | None = None,
 ) -> pa.Table:
     """
     Read *columns* of the *wanted* partitions (all if None), partition by partition in rising order.
 
     :param equal: Column and text: only rows that hold it there.
+    :param limit: Of a table without partitions: read no more rows than these.
     """
     if PARTITION not in handle.metadata().partition_columns:
+        if limit is not None:
+            rows = field(equal[0]) == equal[1] if equal else scalar(True)
+            return handle.to_pyarrow_dataset().head(limit, columns=list(columns), filter=rows)
         return handle.to_pyarrow_table(columns=list(columns), filters=[(equal[0], "=", equal[1])] if equal else None)
     there = partitions(handle)
     chosen = there if wanted is None else [name for name in there if name in set(wanted)]

@@ -196,6 +196,18 @@ def columns(folder: Path) -> tuple[Column, ...]:
     return tuple(Column(name, _KINDS[kind]) for name, kind in types.items())
 
 
+def python_version(folder: Path) -> str:
+    """
+    Version of Python that a model was stored with, such as "3.12.4".
+
+    :raises ServingCheckError: The files do not say. Not retried.
+    """
+    said = Model.load(str(folder)).flavors.get("python_function", {}).get("python_version")
+    if not said:
+        raise ServingCheckError("The model's files do not say which Python they were stored with: log it with MLflow.")
+    return str(said)
+
+
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more

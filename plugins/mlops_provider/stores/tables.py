@@ -159,6 +159,7 @@ class Tables:
         columns: Sequence[str] | None = None,
         partitions: Sequence[str] | None = None,
         equal: tuple[str, str] | None = None,
+        limit: int | None = None,
     ) -> pd.DataFrame:
         """
         Read rows, partitions in rising order, only the columns asked for.
@@ -168,6 +169,7 @@ class Tables:
         :param columns: Columns to read; all but ``partition`` by default.
         :param partitions: Partitions to read; one that does not exist gives no rows.
         :param equal: Column and text: read only the rows that hold it there.
+        :param limit: Of a table without partitions: read no more rows than these.
         :return: A frame (n_rows, n_columns) with a fresh index.
         :raises SourceError: No such table, version or column. Not retried.
         :raises StoreUnavailableError: The store cannot be reached. Retried.
@@ -182,7 +184,7 @@ class Tables:
             wanted = list(columns) if columns is not None else [name for name in there if name != PARTITION]
             if unknown := [name for name in wanted if name not in there]:
                 raise SourceError(f"{uri}, version {handle.version()}, has no column {frames.named(unknown)}.")
-            return frames.as_frame(delta.scanned(handle, wanted, partitions, equal))
+            return frames.as_frame(delta.scanned(handle, wanted, partitions, equal, limit))
 
     def rows(self, source: TableRef) -> Rows:
         """
