@@ -10,6 +10,7 @@ import pytest
 
 from support import postgres as postgres_server
 from support.aws import Aws, moto
+from support.parcels import Parcels
 from support.served import served
 from support.tiny import MODEL, Place
 
@@ -57,6 +58,15 @@ def server(place: Place, with_mlflow: None) -> Iterator[str]:
     """Address of a model server that follows the place's ledger."""
     with served(place) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def trained_parcels(tmp_path_factory: pytest.TempPathFactory) -> Parcels:
+    """A version of the parcels' model that passed the gate and predicted nothing yet; to be copied, not changed."""
+    made = Parcels(tmp_path_factory.mktemp("parcels"))
+    made.build("2013-01", "2013-02", "2013-03")
+    assert made.train("2013-02", "first") == "1"
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,8 @@ from mlops_provider.adapters.onnx_graph import INPUT, OUTPUT
 from mlops_provider.core.names import Kind, Table
 from mlops_provider.exceptions import ConfigurationError, EvidenceError, ServingCheckError
 from mlops_provider.serving import loader
-from mlops_provider.steps import models, verification
+from mlops_provider.steps import conversion, models, verification
+from mlops_provider.steps.declaration import Declaration
 from mlops_provider.stores import model_files
 from support.own_types import MARKER, Bomb, Fuse
 from support.parcels import FUNCTIONS, Parcels
@@ -176,6 +177,22 @@ def test_a_poisoned_graph_is_refused_where_graphs_are_used(world: World, poison:
     assert not marker.exists()
 
 
+def test_a_graph_that_the_runtime_here_cannot_run_leaves_the_work_to_the_estimator(world: World) -> None:
+    before = models.scorer(world.registry, world.ledger, MODEL, "1")
+    rows = {column.name: frame(20)[column.name].to_numpy() for column in before.columns}
+    graph(folder(world, MODEL), helper.make_node("Identity", [INPUT], [OUTPUT]))
+    file = folder(world, MODEL) / model_files.SCORER
+    of_tomorrow = onnx.ModelProto.FromString(file.read_bytes())
+    of_tomorrow.opset_import[0].version = 9_999
+    file.write_bytes(of_tomorrow.SerializeToString())
+
+    now = models.scorer(world.registry, world.ledger, MODEL, "1")
+
+    assert type(now).__name__ == "EstimatorScorer"
+    np.testing.assert_array_equal(now.predict(rows), before.predict(rows))
+    assert for_the_server(world).version == "1"
+
+
 def test_the_poison_is_real(world: World, marker: Path) -> None:
     where = folder(world, MODEL)
     a_pickle(where)
@@ -189,17 +206,8 @@ def test_the_poison_is_real(world: World, marker: Path) -> None:
     assert marker.exists()
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Parcels:
-    """A version that went through the gate; not to be changed."""
-    made = Parcels(tmp_path_factory.mktemp("parcels"))
-    made.build("2013-01", "2013-02", "2013-03")
-    assert made.train("2013-02", "first") == "1"
-    return made
-
-
-def test_a_registered_version_is_scored_by_its_graph(trained: Parcels, tmp_path: Path) -> None:
-    parcels = trained.copied(tmp_path / "copy")
+def test_a_registered_version_is_scored_by_its_graph(trained_parcels: Parcels, tmp_path: Path) -> None:
+    parcels = trained_parcels.copied(tmp_path / "copy")
     stores = parcels.stores
 
     (registration,) = stores.ledger.history(Kind.REGISTRATION, "parcels")
@@ -223,9 +231,9 @@ def test_a_registered_version_is_scored_by_its_graph(trained: Parcels, tmp_path:
 
 
 def test_files_that_changed_since_the_registration_are_not_opened(
-    trained: Parcels, tmp_path: Path, marker: Path
+    trained_parcels: Parcels, tmp_path: Path, marker: Path
 ) -> None:
-    parcels = trained.copied(tmp_path / "copy")
+    parcels = trained_parcels.copied(tmp_path / "copy")
     parcels.serve("1")
     where = folder(parcels.stores, "parcels")
     whole = skops_file(where).read_bytes()
@@ -246,9 +254,9 @@ OWN = FUNCTIONS.replace(
 
 
 @pytest.fixture
-def foreign(trained: Parcels, tmp_path: Path) -> Parcels:
+def foreign(trained_parcels: Parcels, tmp_path: Path) -> Parcels:
     """The same use case, whose next model holds a type of its own."""
-    parcels = trained.copied(tmp_path / "copy")
+    parcels = trained_parcels.copied(tmp_path / "copy")
     (parcels.folder / "parcels.py").write_text(OWN)
     return parcels
 
@@ -278,3 +286,24 @@ def test_who_answers_for_a_foreign_type_is_recorded_and_it_is_scored_as_it_is(fo
     # The files alone persuade nobody.
     with pytest.raises(ServingCheckError, match=r"asks to trust support\.own_types\.Doubled"):
         stores.registry.load_model(f"models:/parcels/{version}")
+
+
+@pytest.mark.parametrize("surprise", ["lacks a part", "holds another thing"])
+def test_an_estimator_with_other_insides_is_registered_as_it_is(
+    trained_parcels: Parcels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, surprise: str
+) -> None:
+    parcels = trained_parcels.copied(tmp_path / "copy")
+    (trained,) = parcels.stores.ledger.history(Kind.TRAINING, "parcels")
+    (declared,) = parcels.stores.ledger.history(Kind.DECLARATION, "parcels")
+    model = models.candidate(parcels.stores.registry, trained)
+    trees = model.named_steps["trees"]
+    if surprise == "lacks a part":  # as if another version of scikit-learn had renamed it
+        del trees._baseline_prediction
+    else:
+        trees._predictors = [[SimpleNamespace(nodes={})]]
+    monkeypatch.setattr(models, "candidate", lambda *_: model)
+
+    said = conversion.convert(parcels.spec, parcels.stores, trained, Declaration.from_json(declared.payload))
+
+    ended = {"lacks a part": "AttributeError", "holds another thing": "KeyError"}[surprise]
+    assert said == {"form": "estimator", "reason": f"not converted: trying it ended in {ended}."}

@@ -105,6 +105,12 @@ def environment(where: Path, lock: Path, *, python: str) -> Path:
     return found
 
 
+def version_of(interpreter: Path) -> str:
+    """Full version of a Python, such as "3.12.4"."""
+    asked = [str(interpreter), "-I", "-c", "import platform; print(platform.python_version())"]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def _uv(*arguments: Sequence[str], trouble: str, cwd: Path | None = None) -> None:
     beside = Path(sys.executable).parent
     program = shutil.which("uv", path=f"{beside}{os.pathsep}{os.environ.get('PATH', '')}")

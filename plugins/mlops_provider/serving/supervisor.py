@@ -63,7 +63,8 @@ def supervise(settings: Settings, processes: int) -> None:
     if processes == 1:
         from mlops_provider.serving.process import serve
 
-        serve(settings, [public])
+        with public:
+            serve(settings, [public])
         return
     port = public.getsockname()[1]
     stopping = threading.Event()

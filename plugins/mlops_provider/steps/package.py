@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +29,7 @@ from mlops_provider.stores import content, model_files
 from mlops_provider.stores.archive import MANIFEST, Archive
 
 if TYPE_CHECKING:
+    from mlops_provider.core.columns import Column
     from mlops_provider.core.evidence import Record
     from mlops_provider.stores.suite import Stores
 
@@ -72,6 +73,41 @@ def package(stores: Stores, model: str, version: str, folder: Path, *, rows: int
 
 
 def _fill(making: Archive, stores: Stores, model: str, version: str, rows: int, say: Say) -> None:
+    registered, training = _records(stores, model, version)
+    say(f"Fetching the files of {model} version {version}")
+    columns, python = _add_model(making, stores, model, version)
+    for number, record in enumerate(evidence(stores.ledger, registered, training), start=1):
+        text = json.dumps(record.as_json(), indent=1, sort_keys=True)
+        making.add(f"{EVIDENCE}/{number:02}-{record.kind}.json", [text.encode()])
+    say("Looking for stored predictions")
+    stored = stored_predictions(stores, model, version, columns, rows=rows)
+    sample = _add_sample(making, stored) if stored else None
+    say(f"Locking what it was trained with, for Python {python}")
+    pinned = _pinned(training)
+    _add_lock(making, pinned, python)
+    about = {
+        "model": model,
+        "version": version,
+        "registration": registered.record_id,
+        "python": python,
+        "requirements": pinned,
+        "sample": sample,
+    }
+    trained_on = training.payload["trained_on"]
+    more = {
+        "files": registered.payload["files"],
+        "trained_on": " to ".join(dict.fromkeys((trained_on[0], trained_on[-1]))),
+        "passed": stores.ledger.get(registered.payload["gate"]).payload["summary"],
+        "columns": ", ".join(f"`{column.name}` ({column.kind})" for column in columns),
+    }
+    for name, template in (("Dockerfile", "Dockerfile.jinja"), ("README.md", "package.md.jinja")):
+        making.add(name, [_templates.get_template(template).render(about | more).encode()])
+    made_at = datetime.now(UTC).isoformat()
+    making.finish(package=metadata.version(DISTRIBUTION), made_at=made_at, about=about)
+
+
+def _records(stores: Stores, model: str, version: str) -> tuple[Record, Record]:
+    """Registration and training of a version."""
     registered = registration(stores.ledger, model, version)
     assert registered is not None  # or it would not be approved
     training = training_of(stores.ledger, registered)
@@ -80,49 +116,16 @@ def _fill(making: Archive, stores: Stores, model: str, version: str, rows: int, 
             f"The ledger does not say how version {version} of {model!r} was trained, or which files were registered: "
             "it was made by version 0.1 of this package, or elsewhere. Train a new version."
         )
-    say(f"Fetching the files of {model} version {version}")
+    return registered, training
+
+
+def _add_model(making: Archive, stores: Stores, model: str, version: str) -> tuple[tuple[Column, ...], str]:
+    """Put the files of the version in; give what it takes, and its Python, such as "3.12"."""
     with models.registered_files(stores.registry, stores.ledger, model, version) as held:
         for path in sorted(path for path in held.folder.rglob("*") if path.is_file()):
             making.add(f"{MODEL}/{path.relative_to(held.folder).as_posix()}", [path.read_bytes()])
-        columns = model_files.columns(held.folder)
-        python = ".".join(model_files.python_version(held.folder).split(".")[:2])
-    for number, record in enumerate(evidence(stores.ledger, registered, training), start=1):
-        text = json.dumps(record.as_json(), indent=1, sort_keys=True)
-        making.add(f"{EVIDENCE}/{number:02}-{record.kind}.json", [text.encode()])
-    say("Looking for stored predictions")
-    stored = stored_predictions(stores, model, version, columns, rows=rows)
-    sample = _add_sample(making, stored) if stored else None
-    say(f"Locking what it was trained with, for Python {python}")
-    name, wheel = own_wheel.built()
-    making.add(f"{WHEELS}/{name}", [wheel])
-    pinned = _pinned(training)
-    lock = locked.compiled([*locked.serving_requirements(), *pinned], python=python)
-    making.add(LOCK, [lock.encode(), f"./{WHEELS}/{name} \\\n    --hash=sha256:{sha256(wheel)}\n".encode()])
-    gate = stores.ledger.get(registered.payload["gate"])
-    about = {
-        "model": model,
-        "version": version,
-        "python": python,
-        "files": registered.payload["files"],
-        "trained_on": f"{training.payload['trained_on'][0]} to {training.payload['trained_on'][-1]}",
-        "passed": gate.payload["summary"],
-        "columns": ", ".join(f"`{column.name}` ({column.kind})" for column in columns),
-        "sample": sample,
-    }
-    making.add("Dockerfile", [_templates.get_template("Dockerfile.jinja").render(about).encode()])
-    making.add("README.md", [_templates.get_template("package.md.jinja").render(about).encode()])
-    making.finish(
-        package=metadata.version(DISTRIBUTION),
-        made_at=datetime.now(UTC).isoformat(),
-        about={
-            "model": model,
-            "version": version,
-            "registration": registered.record_id,
-            "python": python,
-            "requirements": pinned,
-            "sample": sample,
-        },
-    )
+        full = model_files.python_version(held.folder)
+        return model_files.columns(held.folder), ".".join(full.split(".")[:2])
 
 
 def _add_sample(making: Archive, stored: StoredPredictions) -> dict[str, Any]:
@@ -130,6 +133,14 @@ def _add_sample(making: Archive, stored: StoredPredictions) -> dict[str, Any]:
     pq.write_table(stored.rows, written)
     making.add(SAMPLE, [written.getvalue().to_pybytes()])
     return {**stored.about, "rows": len(stored.rows), "content": content.digest(stored.rows)}
+
+
+def _add_lock(making: Archive, pinned: Sequence[str], python: str) -> None:
+    """Put the lock in, and our own wheel, which is in no index until this package is published."""
+    name, wheel = own_wheel.built()
+    making.add(f"{WHEELS}/{name}", [wheel])
+    lock = locked.compiled([*locked.serving_requirements(), *pinned], python=python)
+    making.add(LOCK, [lock.encode(), f"./{WHEELS}/{name} \\\n    --hash=sha256:{sha256(wheel)}\n".encode()])
 
 
 def _pinned(training: Record) -> list[str]:

@@ -75,11 +75,13 @@ def _scored(stores: Stores, record: Record, columns: list[str], rows: int) -> St
             return None
         places = _spread(len(predicted), rows)
         keys = [name for name in predicted.columns if name not in ADDED]
-        answers = predicted.take(places, columns=[*keys, PREDICTION])
-        # A row of the one is the same row of the other; keys and times say whether that is so.
-        if not answers[keys].equals(given.take(places, columns=keys)):
-            return None
-        table = _taken(given.blocks(ROWS_AT_ONCE, columns=columns), places)
+        with stores.tables.explained(written.table):
+            answers = predicted.take(places, columns=[*keys, PREDICTION])
+        with stores.tables.explained(features.table):
+            # A row of the one is the same row of the other; keys and times say whether that is so.
+            if not answers[keys].equals(given.take(places, columns=keys)):
+                return None
+            table = _taken(given.blocks(ROWS_AT_ONCE, columns=columns), places)
     except SourceError:
         return None
     about = {
