@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 import zipfile
@@ -215,6 +216,21 @@ def test_only_a_version_with_evidence_is_packaged_into_a_folder_of_its_own(
         package.package(scored.stores, "parcels", "1", written.parent, say=print)
     assert run(scored, "package", "parcels-1") == 1
     assert "such as flight_delays@3, got 'parcels-1'" in capsys.readouterr().err
+
+
+def test_evidence_that_was_changed_is_not_packaged(trained_parcels: Parcels, tmp_path: Path) -> None:
+    parcels = trained_parcels.copied(tmp_path / "copy")
+    with sqlite3.connect(tmp_path / "copy" / "ledger.db") as connection:
+        connection.execute("DROP TRIGGER mlops_records_no_update")
+        connection.execute(
+            "UPDATE mlops_records SET payload = replace(payload, '0.8', '0.9') WHERE kind = 'evaluation'"
+        )
+    connection.close()
+
+    with pytest.raises(EvidenceError, match=r"\(evaluation\) of the ledger does not match its digest"):
+        package.package(parcels.stores, "parcels", "1", tmp_path / "package", say=print)
+
+    assert list((tmp_path / "package").iterdir()) == []
 
 
 def test_without_stored_predictions_there_is_nothing_to_compare_with(

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from airflow.sdk import Asset
 
@@ -20,7 +21,7 @@ from mlops_provider.core.evidence import GENESIS, canonical, digest, original
 from mlops_provider.core.names import Alias, Environment, Kind, Tag
 from mlops_provider.exceptions import EvidenceError, RolloutRefusedError
 from mlops_provider.operators.promote import PromoteModelOperator
-from mlops_provider.steps import audit, models, monitor
+from mlops_provider.steps import audit, models, monitor, package
 from mlops_provider.steps.approval import refuse_outdated, require_approval
 from mlops_provider.steps.promote import promote
 from mlops_provider.steps.provenance import provenance
@@ -39,6 +40,8 @@ from support.tiny import (
     origin,
     register_candidate,
 )
+
+LINES = np.array(["A", None], dtype=object)
 
 
 @dataclass
@@ -145,6 +148,17 @@ def test_a_promoted_version_serves_scores_and_is_monitored_where_it_arrived(pair
     assert compared["columns"]
     assert compared["reference"]["table"].startswith(str(pair.prod.folder))
     assert provenance(prod.ledger, MODEL, "1").trained_on == (JANUARY,)
+
+
+def test_a_promoted_version_is_packaged_with_the_evidence_of_both_environments(pair: Pair, tmp_path: Path) -> None:
+    pair.promote()
+
+    written = package.package(pair.prod.stores(), MODEL, "1", tmp_path / "package", say=print)
+
+    kinds = [path.stem.partition("-")[2] for path in sorted((tmp_path / "package" / "evidence").iterdir())]
+    assert kinds == ["declaration", "training", "evaluation", "gate", "registration", "registration"]
+    assert written.registration.payload["promoted"]["from"] == "staging"
+    assert np.isfinite(written.scorer().predict({"distance": np.ones(2), "rain": np.ones(2), "line": LINES})).all()
 
 
 def test_a_version_without_a_passing_gate_is_refused(pair: Pair) -> None:

@@ -71,8 +71,7 @@ def _report(found: Verification) -> None:
     if found.checks:
         print(f"\n{'predicted with':<16}{'rows':>8}{'equal':>8}  {'largest difference':<20}allowed")
     for check in found.checks:
-        apart = "not a number" if check.largest_difference is None else f"{check.largest_difference:.3g}"
-        print(f"{check.scorer:<16}{check.rows:>8,}{check.equal:>8,}  {apart:<20}{check.tolerance:.0e}")
+        print(f"{check.scorer:<16}{check.rows:>8,}{check.equal:>8,}  {check.apart:<20}{check.tolerance:.0e}")
     where = f"in a clean environment (Python {found.python}, {found.platform}); ledger record {found.record}"
     print(f"\nReproduced {where}." if found.reproduced else f"\nNot reproduced {where}.")
     if found.reason:

@@ -77,6 +77,11 @@ def _fill(making: Archive, stores: Stores, model: str, version: str, rows: int, 
     say(f"Fetching the files of {model} version {version}")
     columns, python = _add_model(making, stores, model, version)
     for number, record in enumerate(evidence(stores.ledger, registered, training), start=1):
+        if record.digest != record.expected_digest:
+            raise EvidenceError(
+                f"Record {record.record_id} ({record.kind}) of the ledger does not match its digest: it was "
+                "changed after it was written. `mlops audit verify` tells more."
+            )
         text = json.dumps(record.as_json(), indent=1, sort_keys=True)
         making.add(f"{EVIDENCE}/{number:02}-{record.kind}.json", [text.encode()])
     say("Looking for stored predictions")

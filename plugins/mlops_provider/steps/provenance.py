@@ -108,7 +108,10 @@ def evidence(ledger: Ledger, registered: Record, training: Record) -> list[Recor
         for each in ledger.history(Kind.SEARCH, registered.model)
         if each.payload["declaration"] == declaration.record_id
     ]
-    earlier = [ledger.get(record_id) for record_id in registered.payload.get("promoted", {}).get("evidence", ())]
+    earlier = sorted(
+        (ledger.get(record_id) for record_id in registered.payload.get("promoted", {}).get("evidence", ())),
+        key=lambda record: record.recorded_at,
+    )
     judged = [ledger.get(registered.payload[kind]) for kind in (Kind.EVALUATION, Kind.GATE)]
     own = [declaration, *searches, *made_of(ledger, training), training, *judged, registered]
     return list({record.record_id: record for record in (*earlier, *own)}.values())

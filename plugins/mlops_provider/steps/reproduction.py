@@ -59,6 +59,11 @@ class Check(Payload):
     tolerance: float
 
     @property
+    def apart(self) -> str:
+        """The largest difference, for people."""
+        return "no number" if self.largest_difference is None else f"{self.largest_difference:.3g}"
+
+    @property
     def passed(self) -> bool:
         """Whether no prediction is beyond the tolerance."""
         return self.largest_difference is not None and self.largest_difference <= self.tolerance
@@ -142,8 +147,7 @@ def _checked(clean: _Clean, stores: Stores, packaged: Packaged, say: Say) -> tup
         if not check.passed:
             reasons.append(
                 f"{scorer} predicts {check.rows - check.equal:,} of {check.rows:,} rows differently, by up to "
-                f"{'what is no number' if check.largest_difference is None else f'{check.largest_difference:.3g}'}; "
-                f"allowed are {check.tolerance:.0e}."
+                f"{check.apart}; allowed are {check.tolerance:.0e}."
             )
     return tuple(checks), tuple(reasons)
 
