@@ -25,7 +25,7 @@ from mlops_provider.core.columns import Column
 from mlops_provider.core.evidence import Record
 from mlops_provider.core.names import Environment, Kind, Table
 from mlops_provider.exceptions import ConfigurationError, EvidenceError, RolloutRefusedError
-from mlops_provider.steps import models, package, packaged, reproduction
+from mlops_provider.steps import models, package, package_folder, reproduction
 from mlops_provider.steps.stored_predictions import stored_predictions
 from mlops_provider.stores.archive import MANIFEST, Archive
 from support.parcels import Parcels
@@ -160,7 +160,7 @@ def test_what_differs_or_predicts_nothing_is_told_recorded_and_fails(
 def resigned(folder: Path) -> None:
     """Write a manifest that knows the files as they are now."""
     manifest = json.loads((folder / MANIFEST).read_text())
-    archive = Archive(folder, packaged.WHAT)
+    archive = Archive(folder, package_folder.WHAT)
     (folder / MANIFEST).unlink()
     for name in archive.tree.names():
         archive.add(name, [(folder / name).read_bytes()])
@@ -245,7 +245,7 @@ def test_without_stored_predictions_there_is_nothing_to_compare_with(
     assert "mlops run score" in said.err
     assert not (folder / package.SAMPLE).exists()
     assert "sample.parquet" not in (folder / "README.md").read_text()
-    assert packaged.opened(folder).version == "1"
+    assert package_folder.opened(folder).version == "1"
 
 
 def test_rows_of_a_file_are_predicted_as_they_were(

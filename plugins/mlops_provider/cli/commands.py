@@ -217,7 +217,7 @@ COMMANDS: tuple[Command | Group, ...] = (
                 "--rows",
                 "stored predictions to put into it, at most (default: %(default)s)",
                 type=int,
-                default=1000,
+                default=2000,
             ),
             flag("--verify", "install the lock into a clean environment and predict there what was stored"),
         ),

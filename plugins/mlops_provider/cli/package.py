@@ -14,7 +14,7 @@ from mlops_provider.core.references import ModelRef
 from mlops_provider.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from mlops_provider.steps.packaged import Packaged
+    from mlops_provider.steps.package_folder import Packaged
     from mlops_provider.steps.reproduction import Verification
 
 

@@ -12,7 +12,7 @@ from mlops_provider.cli.home import use_home
 def main(arguments: argparse.Namespace) -> int:
     """Predict, and say on standard error how many rows there were."""
     use_home()
-    from mlops_provider.steps.packaged import opened, score_file
+    from mlops_provider.steps.package_folder import opened, score_file
 
     packaged = opened(Path(arguments.package))
     target = Path(arguments.output) if arguments.output else None

@@ -21,7 +21,7 @@ from mlops_provider.serving.metrics import Metrics
 from mlops_provider.serving.served import ServedModel
 from mlops_provider.serving.supervisor import Settings
 from mlops_provider.serving.tokens import Tokens
-from mlops_provider.steps.packaged import opened
+from mlops_provider.steps.package_folder import opened
 from mlops_provider.stores.ledger import Ledger
 from mlops_provider.stores.predictions import SegmentWriter
 from mlops_provider.stores.registry import Registry

@@ -55,7 +55,7 @@ def estimator(registry: Registry, ledger: Ledger, model: str, version: str) -> A
     :raises ServingCheckError: They could run code. Not retried.
     :raises StoreUnavailableError: MLflow is away. Retried.
     """
-    with registered_files(registry, ledger, model, version) as held:
+    with files(registry, ledger, model, version) as held:
         return model_files.load(held.folder, trusted=held.trusted)
 
 
@@ -69,7 +69,7 @@ def scorer(registry: Registry, ledger: Ledger, model: str, version: str, *, thre
         classifier nor a regressor. Not retried.
     :raises StoreUnavailableError: MLflow is away. Retried.
     """
-    with registered_files(registry, ledger, model, version) as held:
+    with files(registry, ledger, model, version) as held:
         return scorer_in(held.folder, trusted=held.trusted, threads=threads)
 
 
@@ -100,11 +100,11 @@ class Held:
 
 
 @contextmanager
-def registered_files(registry: Registry, ledger: Ledger, model: str, version: str) -> Iterator[Held]:
+def files(registry: Registry, ledger: Ledger, model: str, version: str) -> Iterator[Held]:
     """
-    Fetch the files of a version for as long as they are needed, and see that they are those that were registered.
+    Fetch the files of a version, unopened, for as long as the context lasts.
 
-    :raises EvidenceError: They are not. Not retried.
+    :raises EvidenceError: They are not those that were registered. Not retried.
     :raises StoreUnavailableError: MLflow is away. Retried.
     """
     registered = registration(ledger, model, version)

@@ -22,7 +22,7 @@ from mlops_provider.core.extras import DISTRIBUTION
 from mlops_provider.exceptions import ConfigurationError, EvidenceError
 from mlops_provider.steps import models
 from mlops_provider.steps.approval import require_approval
-from mlops_provider.steps.packaged import EVIDENCE, MODEL, WHAT, Packaged, opened
+from mlops_provider.steps.package_folder import EVIDENCE, MODEL, WHAT, Packaged, opened
 from mlops_provider.steps.provenance import evidence, registration, training_of
 from mlops_provider.steps.stored_predictions import StoredPredictions, stored_predictions
 from mlops_provider.stores import content, model_files
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
-ROWS = 1_000
+ROWS = 2_000
 """Stored predictions that a package holds, by default; fewer if there are not so many."""
 LOCK, WHEELS, SAMPLE = "requirements.txt", "wheels", "sample.parquet"
 
@@ -126,7 +126,7 @@ def _records(stores: Stores, model: str, version: str) -> tuple[Record, Record]:
 
 def _add_model(making: Archive, stores: Stores, model: str, version: str) -> tuple[tuple[Column, ...], str]:
     """Put the files of the version in; give what it takes, and its Python, such as "3.12"."""
-    with models.registered_files(stores.registry, stores.ledger, model, version) as held:
+    with models.files(stores.registry, stores.ledger, model, version) as held:
         for path in sorted(path for path in held.folder.rglob("*") if path.is_file()):
             making.add(f"{MODEL}/{path.relative_to(held.folder).as_posix()}", [path.read_bytes()])
         full = model_files.python_version(held.folder)

@@ -24,7 +24,7 @@ from mlops_provider.core.names import Environment, Kind
 from mlops_provider.core.payload import Payload
 from mlops_provider.exceptions import EvidenceError, MLOpsError
 from mlops_provider.steps.package import LOCK, SAMPLE, Say, sha256
-from mlops_provider.steps.packaged import MODEL, Packaged
+from mlops_provider.steps.package_folder import MODEL, Packaged
 from mlops_provider.stores import model_files
 from mlops_provider.stores.archive import MANIFEST
 from mlops_provider.targets import Server
