@@ -74,7 +74,8 @@ def test_every_table_has_the_columns_of_the_page(lived: RunningStack) -> None:
     tables = lived.stores.tables
 
     def columns(table: str) -> set[str]:
-        return {field.name for field in DeltaTable(tables.uri(MODEL, table)).schema().fields} - {"partition"}
+        handle = DeltaTable(tables.uri(MODEL, table), storage_options=tables.storage_options or None)
+        return {field.name for field in handle.schema().fields} - {"partition"}
 
     means = {"keys": set(spec.keys), "event_time": {spec.event_time}, "protected": set(spec.protected)}
     phrases = {
