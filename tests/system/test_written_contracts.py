@@ -17,7 +17,7 @@ from support import contracts
 from support.stack import MODEL, ROOT, RunningStack
 
 MONTHS = ("2013-01", "2013-02", "2013-03")
-RARE = {Kind.ROLLBACK, Kind.IMPORT, Kind.COPY, Kind.SEGMENTS, Kind.SEGMENT, *ALONE}
+RARE = {Kind.ROLLBACK, Kind.IMPORT, Kind.COPY, Kind.PACKAGE, Kind.SEGMENTS, Kind.SEGMENT, *ALONE}
 """Kinds that ordinary months of this model do not bring."""
 MODELS = {file.parent.name for file in (ROOT / "include").glob("*/model.yaml")}
 
