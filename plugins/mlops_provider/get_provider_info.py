@@ -12,6 +12,7 @@ STEPS = (
     "chunks",
     "train",
     "segments",
+    "approval",
     "deploy",
     "start",
     "promote",

@@ -31,10 +31,15 @@ class ReportLink(BaseOperatorLink):
         if getattr(operator, "reports_uri", ""):
             return ""
         origin = Origin(ti_key.dag_id, ti_key.run_id, ti_key.task_id, ti_key.map_index)
-        base_url = conf.get("api", "base_url", fallback="").rstrip("/")
         conn_id = getattr(operator, "tables_conn_id", names.TABLES_CONN)
-        store = "" if conn_id == names.TABLES_CONN else f"?tables_conn_id={quote(conn_id, safe='')}"
-        return f"{base_url}{REPORTS_ROUTE}/{origin.path}/{names.REPORT}{store}"
+        return report_url(f"{origin.path}/{names.REPORT}", conn_id)
+
+
+def report_url(path: str, tables_conn_id: str = names.TABLES_CONN) -> str:
+    """Address of a report behind Airflow's login, from its path below the root of the reports."""
+    base_url = conf.get("api", "base_url", fallback="").rstrip("/")
+    store = "" if tables_conn_id == names.TABLES_CONN else f"?tables_conn_id={quote(tables_conn_id, safe='')}"
+    return f"{base_url}{REPORTS_ROUTE}/{path}{store}"
 
 
 class RunLink(BaseOperatorLink):

@@ -27,6 +27,7 @@ from mlops_provider.core.tasks import TASKS, TargetTask
 from mlops_provider.exceptions import SpecError
 from mlops_provider.spec_parts import (
     BLOCKS_OF_TIME,
+    ApprovalSpec,
     Bootstrap,
     Columns,
     Count,
@@ -104,7 +105,7 @@ class ModelSpec(Declared):
     serving: ServingSpec = Field(default_factory=ServingSpec)
     monitoring: MonitoringSpec = MonitoringSpec()
     retrain: RetrainSpec = RetrainSpec()
-    approval: Literal["never"] = "never"
+    approval: ApprovalSpec = ApprovalSpec()
     trust: TrustSpec | None = None
     chunk_rows: Count | None = None
     look_back_hours: Annotated[int, Field(ge=1, le=672)] | None = None

@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    model_validator,
+)
 
 from mlops_provider import use_case
 from mlops_provider.core import partitions
@@ -480,6 +487,26 @@ class RetrainSpec(Declared):
         if isinstance(self.performance_drop, str):
             return Drop(float(self.performance_drop.removesuffix("%")) / 100, relative=True)
         return None if self.performance_drop is None else Drop(self.performance_drop)
+
+
+class ApprovalSpec(Declared):
+    """
+    Whether a person has to agree before a version gets traffic; a policy alone, such as ``always``, will do.
+
+    :param policy: "never", "on_warning" (of the gate) or "always".
+    :param timeout_hours: Hours after which a question that nobody answered counts as rejected.
+    :param approvers: Who may decide, by their names in Airflow; by default everybody who may answer there. Those who
+        started the training or the deployment never may.
+    """
+
+    policy: Literal["never", "on_warning", "always"] = "never"
+    timeout_hours: Annotated[float, Field(gt=0)] = 72.0
+    approvers: Columns = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _policy_alone(cls, given: object) -> object:
+        return {"policy": given} if isinstance(given, str) else given
 
 
 class TrustSpec(Declared):

@@ -93,7 +93,7 @@ def test_a_minimal_declaration_is_completed_with_defaults(declare: Declare) -> N
     assert spec.rollout_steps == (10, 50, 100)
     assert spec.feature_columns == ("distance", "temp", "origin")
     assert spec.gate_policy == GatePolicy("roc_auc", (), ("dummy", "linear"), None, 1000)
-    assert spec.approval == "never"
+    assert spec.approval.policy == "never"
     assert spec.resources == {}
 
 
@@ -305,7 +305,11 @@ WRONG = [
     ({"monitoring": {"seasonal": ["snow"]}}, "28: monitoring.seasonal.0: expected a feature, got 'snow'."),
     ({"monitoring": {"seasonal_limit": 0.01}}, "26: monitoring: the seasonal limit 0.01 is below the limit 0.1."),
     ({"retrain": {"windows_needed": 9}}, "26: retrain: 9 of 3 windows is not possible: "),
-    ({"approval": "always"}, "26: approval: expected 'never', got 'always'."),
+    ({"approval": "sometimes"}, "26: approval.policy: expected 'never', 'on_warning' or 'always', got 'sometimes'."),
+    (
+        {"approval": {"policy": "always", "timeout_hours": 0}},
+        "28: approval.timeout_hours: expected greater than 0, got 0.",
+    ),
     ({"resources": {"train_modell": {}}}, "27: resources.train_modell: expected 'wait_for_source', "),
     ({"resources": {"train_model": {"ppool": "x"}}}, "28: resources.train_model.ppool: unknown key; did you mean 'po"),
 ]

@@ -206,6 +206,21 @@ COMMANDS: tuple[Command | Group, ...] = (
             option("--to", "environment it goes to, such as prod", dest="destination", required=True),
         ),
     ),
+    *(
+        Command(
+            name,
+            f"{what}; without a reason, show what is to be decided",
+            f"approve:{name}",
+            (
+                Argument(("version",), {"help": "model and version, as flight_delays@3", "metavar": "MODEL@VERSION"}),
+                option("--reason", "why, for the record"),
+            ),
+        )
+        for name, what in (
+            ("approve", "let a version have traffic that a person has to approve"),
+            ("reject", "keep a version from traffic for good"),
+        )
+    ),
     Command(
         "package",
         "write a registered version into a folder: files, evidence, locked environment, container file",

@@ -98,11 +98,12 @@ def airflow_environment(home: Home, ports: Mapping[str, int], secrets: Secrets, 
     What Airflow's processes get, and so the tasks.
 
     What makes this stack itself (addresses, database, secrets) is fixed; the rest are defaults,
-    which variables of the caller override.
+    which variables of the caller override. Users that the caller names come beside the admin.
     """
     environment = base_environment() | home.settings(ports)
     if not (home.project / "dags").is_dir():
         raise ConfigurationError(f"There is no dags/ in {home.project}: run this in the root of the project.")
+    others = environment.get("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS", "")
     fixed = {
         "AIRFLOW_HOME": str(home.airflow),
         "AIRFLOW__API__BASE_URL": url(ports["airflow"]),
@@ -116,7 +117,7 @@ def airflow_environment(home: Home, ports: Mapping[str, int], secrets: Secrets, 
         "AIRFLOW__CORE__FERNET_KEY": secrets.fernet_key,
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(home.project / "plugins"),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home.airflow / "passwords.json"),
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{ADMIN}:admin",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(filter(None, [f"{ADMIN}:admin", others])),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.airflow / 'airflow.db'}",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home.logs / "tasks"),
         "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(home.logs / "dag_processor"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -42,9 +42,13 @@ class MLOpsOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Run the step and translate what went wrong into Airflow's words."""
+        return self.in_words(lambda: self.step(context, origin_of(context)))
+
+    def in_words(self, act: Callable[[], Any]) -> Any:
+        """Do something and translate what goes wrong into Airflow's words."""
         try:
             with explained_imports(*self.extras):
-                return self.step(context, origin_of(context))
+                return act()
         except NothingToDo as reason:
             raise AirflowSkipException(str(reason)) from None
         except PermanentError as error:

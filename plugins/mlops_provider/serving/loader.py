@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mlops_provider.serving.columns import Arrays
 from mlops_provider.serving.snapshot import LoadedVersion
 from mlops_provider.steps import models
-from mlops_provider.steps.approval import require_approval
+from mlops_provider.steps.approval import refuse_unapproved
 
 if TYPE_CHECKING:
     from mlops_provider.adapters.scorers import Scorer
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 def load(registry: Registry, ledger: Ledger, model: str, version: str) -> LoadedVersion:
     """
-    Load a version that passed the gate.
+    Load a version that passed the gate, and that a person approved if its declaration asks for that.
 
-    :raises RolloutRefusedError: The ledger does not know it as registered through the gate. Not retried.
+    :raises RolloutRefusedError: The ledger does not know it as such. Not retried.
     :raises EvidenceError: Its files are not those that were registered. Not retried.
     :raises ServingCheckError: Its files could run code, its signature is not columns of plain types, or it is
         neither a classifier nor a regressor. Not retried.
     :raises StoreUnavailableError: The ledger or MLflow is away. Retried.
     """
-    require_approval(ledger, model, version)
+    refuse_unapproved(ledger, model, version)
     return loaded(version, models.scorer(registry, ledger, model, version))
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from airflow.sdk import Param
 
 from mlops_provider.core.names import Task
+from mlops_provider.operators.approval import ApproveVersionOperator
 from mlops_provider.operators.deploy import CheckServingOperator, DeployModelOperator, RollbackModelOperator
+from mlops_provider.spec import load_spec
 from mlops_provider.stages.resources import resources
 
 VERSION = "{{ params.version }}"
@@ -24,9 +26,11 @@ def deploy_params() -> dict[str, Param]:
 
 
 def deploy(model_yaml: str) -> None:
-    """Check that the server can answer with the version, then move traffic to it in steps."""
+    """Ask a person if model.yaml wants that, check that the server can answer, then move traffic in steps."""
     check = CheckServingOperator(**resources(model_yaml, Task.CHECK_SERVING), version=VERSION)
     rollout = DeployModelOperator(**resources(model_yaml, Task.DEPLOY_MODEL), version=VERSION)
+    if load_spec(model_yaml).approval.policy != "never":
+        ApproveVersionOperator(**resources(model_yaml, Task.APPROVE_VERSION), version=VERSION) >> check
     check >> rollout
 
 

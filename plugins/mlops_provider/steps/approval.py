@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlops_provider.core.approval import ApprovalPolicy, is_needed, stricter
 from mlops_provider.core.names import Kind
 from mlops_provider.exceptions import RolloutRefusedError
 from mlops_provider.steps.provenance import registration
@@ -30,6 +31,60 @@ def require_approval(ledger: Ledger, model: str, version: str) -> Record:
     if gate is None or not gate.payload.get("passed") or gate.payload.get("run_id") != _trained_run(ledger, registered):
         raise RolloutRefusedError(f"Version {version} of {model!r} has no passing verdict of the gate on its run.")
     return gate
+
+
+def approval_of(ledger: Ledger, model: str, version: str) -> Record | None:
+    """Newest answer to the question whether *version* may have traffic; None if nobody answered."""
+    found = reversed(ledger.history(Kind.APPROVAL, model))
+    return next((record for record in found if record.payload["version"] == version), None)
+
+
+def needs_person(ledger: Ledger, gate: Record, policy: ApprovalPolicy) -> bool:
+    """
+    Whether a person has to agree to a version.
+
+    :param gate: Its verdict; the declaration it was judged under counts, too, if it asks more often.
+    :param policy: What model.yaml says now.
+    """
+    declared: ApprovalPolicy = ledger.get(gate.payload["declaration"]).payload.get("approval", "never")
+    return is_needed(stricter(policy, declared), gate.payload.get("warnings", ()))
+
+
+def refuse_unapproved(ledger: Ledger, model: str, version: str, policy: ApprovalPolicy = "never") -> None:
+    """
+    Keep out what a person rejected, or has to approve and did not.
+
+    :param policy: What model.yaml says now; by default only what was declared before training counts.
+    :raises RolloutRefusedError: It was rejected, or nobody approved it. Not retried.
+    """
+    gate, answer = require_approval(ledger, model, version), approval_of(ledger, model, version)
+    if answer is not None and not answer.payload["approved"]:
+        raise RolloutRefusedError(f"{rejection(answer)} Train a new version.")
+    if answer is None and needs_person(ledger, gate, policy):
+        raise RolloutRefusedError(
+            f"Version {version} of {model!r} needs a person's approval and has none: start the model's deploy DAG and "
+            f"answer in Airflow under Required Actions, or run `mlops approve {model}@{version} --reason ...`."
+        )
+
+
+def stale(asked: Record, champion: str | None) -> str:
+    """Say that a question, or the answer to it, is about another champion than the one that serves now."""
+    then, now = (f"version {version}" if version else "no version" for version in (asked.payload["champion"], champion))
+    version = asked.payload["version"]
+    return (
+        f"The approval of version {version} of {asked.model!r} was asked for when {then} served, and {now} serves now: "
+        "what was shown is out of date. Train again to compare with it."
+    )
+
+
+def rejection(answer: Record) -> str:
+    """Say who rejected a version, when and why."""
+    said = answer.payload
+    by = f"by {said['by']}" if said["by"] else "by the clock"
+    return (
+        f"Version {said['version']} of {answer.model!r} was rejected {by} on {said['responded_at'][:10]}: "
+        f"{said['reason'].rstrip('.')}."
+    )
 
 
 def _trained_run(ledger: Ledger, registered: Record) -> Any:
@@ -62,12 +117,15 @@ def beaten(ledger: Ledger, model: str, version: str) -> tuple[str, ...]:
 
 def refuse_outdated(ledger: Ledger, model: str, version: str, champion: str | None) -> None:
     """
-    Keep out what was never compared with the version it would replace.
+    Keep out what was never compared with the version it would replace, or approved when another one served.
 
     :param champion: Version that serves now.
-    :raises RolloutRefusedError: *version* passed the gate against another champion. Not retried.
+    :raises RolloutRefusedError: *version* passed the gate, or was approved, against another champion. Not retried.
     """
     gate = require_approval(ledger, model, version)
+    answer = approval_of(ledger, model, version)
+    if answer is not None and answer.payload["champion"] != champion:
+        raise RolloutRefusedError(stale(answer, champion))
     registered = registration(ledger, model, version)
     if registered and (promoted := registered.payload.get("promoted")):
         if champion is None or require_approval(ledger, model, champion).record_id in promoted["beaten"]:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from mlops_provider.core import partitions
+from mlops_provider.core.approval import ApprovalPolicy
 from mlops_provider.core.gates import GatePolicy
 from mlops_provider.core.names import Kind, Table
 from mlops_provider.core.payload import Payload
@@ -30,6 +31,7 @@ class Declaration(Payload):
     :param through: Partition the candidate is judged on.
     :param trained_on: Partitions it is fitted on, all earlier.
     :param digest: Digest of the limits.
+    :param approval: When a person has to agree before the version gets traffic.
     """
 
     through: str
@@ -41,6 +43,7 @@ class Declaration(Payload):
     champion_version: str | None
     spec_digest: str
     code_digest: str
+    approval: ApprovalPolicy = "never"
 
 
 def declare_gate(spec: ModelSpec, stores: Stores, through: str, *, origin: Origin) -> str:
@@ -82,6 +85,7 @@ def declare_gate(spec: ModelSpec, stores: Stores, through: str, *, origin: Origi
         champion_version=champion(stores.ledger, spec.name),
         spec_digest=spec.digest,
         code_digest=spec.code_digest,
+        approval=spec.approval.policy,
     ).as_json()
     # Table versions also rise when other months are written; the files of these months tell whether these changed.
     held = {str(table.table): stores.tables.fingerprint(table, used) for table in (features, outcomes)}

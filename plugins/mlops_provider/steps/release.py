@@ -18,7 +18,7 @@ from mlops_provider.exceptions import (
     ServingCheckError,
 )
 from mlops_provider.steps import verification
-from mlops_provider.steps.approval import refuse_outdated, refuse_rolled_back, require_approval
+from mlops_provider.steps.approval import refuse_outdated, refuse_rolled_back, refuse_unapproved
 from mlops_provider.steps.traffic import ROLLBACK, Lever, Standing, champion
 from mlops_provider.steps.verification import Sample
 
@@ -55,7 +55,7 @@ class Release:
     def standing(self) -> Standing:
         """Where it has to go on, if it may at all."""
         ledger, model = self.stores.ledger, self.spec.name
-        require_approval(ledger, model, self.version)
+        refuse_unapproved(ledger, model, self.version, self.spec.approval.policy)
         refuse_rolled_back(ledger, model, self.version)
         # Between two moves lie at most a wait for replicas, two verifications and a soak.
         silence = 3 * self.patience + self.spec.rollout.soak_seconds + 60
