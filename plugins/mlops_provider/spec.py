@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr
 
@@ -52,6 +52,9 @@ from mlops_provider.spec_parts import (
     TimeZone,
     TrustSpec,
 )
+
+if TYPE_CHECKING:
+    from mlops_provider.core.serving import ServingPolicy
 
 FunctionName = Literal["land", "parts", "features", "history", "outcomes", "estimator", "space", "delivered"]
 
@@ -153,6 +156,12 @@ class ModelSpec(Declared):
         """What a candidate has to show."""
         policy = self.gate.policy()
         return dataclasses.replace(policy, not_worse_than=(PARENT,)) if self.segments else policy
+
+    @property
+    def serving_policy(self) -> ServingPolicy:
+        """How the model server answers, and what it has to know of the model."""
+        binary = self.task.name == "binary"
+        return dataclasses.replace(self.serving.policy(), keys=self.keys, binary=binary)
 
     @property
     def drift_policy(self) -> DriftPolicy:
@@ -288,6 +297,9 @@ def _task_problems(spec: ModelSpec) -> Iterator[Problem]:
     for place, metric in named:
         if metric not in task.metrics:
             yield place, f"expected a metric of a {task.name} target: {', '.join(task.metrics)}; got {metric!r}."
+    for index, column in enumerate(spec.serving.pseudonymise):
+        if column not in {*spec.keys, *spec.feature_columns}:
+            yield ("serving", "pseudonymise", index), f"expected a key or a feature, got {column!r}."
     fallback = spec.serving.fallback
     if fallback is not None and task.name == "binary" and not 0 <= fallback <= 1:
         yield ("serving", "fallback"), f"expected a probability, 0-1, got {fallback}."

@@ -422,6 +422,7 @@ class ServingSpec(Declared):
     deadline_seconds: Annotated[float, Field(gt=0)] = 10.0
     longest_deadline_seconds: Annotated[float, Field(gt=0)] = 60.0
     most_waiting: Count = 512
+    pseudonymise: Columns = ()
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

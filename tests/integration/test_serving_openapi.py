@@ -23,6 +23,7 @@ from schemathesis import checks
 
 from mlops_provider.core.columns import Column
 from mlops_provider.core.names import Header
+from mlops_provider.core.serving import ServingPolicy
 from mlops_provider.serving.app import ModelServerApp
 from mlops_provider.serving.columns import Arrays
 from mlops_provider.serving.served import ServedModel
@@ -66,7 +67,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         snapshot=Snapshot(MODEL, 4, {"1": 50, "2": 50}, versions),
     )  # fmt: skip
     folder: Path = tmp_path_factory.mktemp("openapi")
-    served = ServedModel(follower, SegmentWriter(folder, "server"))
+    served = ServedModel(follower, SegmentWriter(folder, "server"), ServingPolicy(keys=("flight",), binary=True))
     app = ModelServerApp([served], tokens=Tokens("web a-token-of-some-length"), metrics=served.metrics)
     port = int(free_port())
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, ws="none"))

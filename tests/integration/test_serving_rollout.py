@@ -166,6 +166,40 @@ def test_every_acknowledged_prediction_is_delivered_once_after_kill_9(world: Wor
     assert len(rows) == len(set(rows)) == len(rows_once_more)
 
 
+def test_every_acknowledged_prediction_of_several_processes_is_delivered_once_after_kill_9(world: World) -> None:
+    world.register(1)
+    world.settle({"1": 100})
+    server = world.serve("many", processes=2)
+    target = world.target(server)
+    wait_until(lambda: [each.generation for each in target.observe()] == [1, 1], "both processes to serve")
+
+    callers = Callers(server, threads=4, pause=0)
+    told = [_told(server, number) for number in range(40)]
+    time.sleep(1)
+    supervisor = psutil.Process(server.process.pid)
+    for process in (supervisor, *supervisor.children(recursive=True)):
+        process.kill()
+    callers.stop()
+    rows = delivered(world)
+    rows_once_more = delivered(world)
+
+    acknowledged = {(answer.headers[Header.REQUEST_ID], row) for answer in callers.answers for row in (0, 1)}
+    assert len(acknowledged) > 20
+    assert acknowledged <= set(rows)
+    assert {request for request, _ in rows} <= set(callers.sent)
+    assert len(rows) == len(set(rows)) == len(rows_once_more)
+    outcomes = world.tables.read(world.tables.uri(MODEL, Table.OUTCOME_LOG))
+    assert sorted(outcomes["request_id"]) == sorted(told)
+
+
+def _told(server: ServerProcess, number: int) -> str:
+    """Tell an outcome, which is acknowledged; on a connection of its own, so that either process may get it."""
+    outcome = {"request_id": f"told-{number}", "outcome": 1}
+    answer = httpx.post(f"{server.url}/models/{MODEL}/outcomes", json={"outcomes": [outcome]}, verify=False)
+    assert answer.json() == {"accepted": 1}
+    return outcome["request_id"]
+
+
 def test_a_full_disk_stops_the_answers_in_words_until_there_is_space(world: World) -> None:
     world.register(1)
     world.settle({"1": 100})

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from deltalake import DeltaTable
 
+from mlops_provider.cli import replay_table
 from mlops_provider.core.metrics import Interval
 from mlops_provider.core.names import Environment, Kind, Table
+from mlops_provider.core.pseudonyms import Pseudonyms
 from mlops_provider.exceptions import ConfigurationError, MissingPartitionError, StoreUnavailableError
+from mlops_provider.serving import feedback
 from mlops_provider.steps import monitor
 from mlops_provider.stores.predictions import SegmentWriter
 from support.parcels import DECLARED, Parcels, origin
@@ -339,3 +344,121 @@ def test_a_spool_that_nobody_wrote_to_has_nothing_to_deliver(in_service: Parcels
 def test_delivering_from_nowhere_is_a_setting_to_make(in_service: Parcels) -> None:
     with pytest.raises(ConfigurationError, match="MLOPS_SPOOL_DIR"):
         monitor.deliver_predictions(in_service.spec, in_service.stores, origin=origin("deliver_predictions"))
+
+
+def told(parcels: Parcels, *outcomes: dict[str, Any], spool: Path, secrets: str = "") -> None:
+    """Let callers tell a model server outcomes, and deliver what it logged."""
+    pseudonyms = Pseudonyms.of(parcels.spec.serving.pseudonymise, secrets)
+    body = json.dumps({"outcomes": outcomes}).encode()
+    writer = SegmentWriter(spool / "parcels", "server")
+    writer.append_lines(feedback.lines(body, "application/json", parcels.spec.serving_policy, pseudonyms)[0])
+    writer.close()
+    monitor.deliver_predictions(
+        parcels.spec, parcels.stores, spool_dir=str(spool), origin=origin("deliver_predictions", "run")
+    )
+
+
+def performances(parcels: Parcels, month: str) -> list[Mapping[str, Any]]:
+    found = parcels.stores.ledger.history(Kind.PERFORMANCE, "parcels")
+    return [record.payload for record in found if record.payload["partition"] == month]
+
+
+def test_outcomes_told_three_days_late_change_the_month_they_belong_to(parcels: Parcels, tmp_path: Path) -> None:
+    lived(parcels, "2013-03")
+    lost = range(201303 * 10_000, 201303 * 10_000 + 800, 20)
+    late = [{"keys": {"parcel": key}, "outcome": 1, "observed_at": "2013-04-09T00:00:00Z"} for key in lost]
+
+    told(parcels, *late, spool=tmp_path / "spool")
+    told(parcels, *late, spool=tmp_path / "spool")  # telling it again changes nothing
+    lived(parcels, "2013-04")
+
+    before, after = performances(parcels, "2013-03")
+    assert (before["rows"], before["coverage"]) == (760, 0.95)
+    assert (after["rows"], after["coverage"]) == (800, 1.0)
+    assert after["metrics"]["roc_auc"] != before["metrics"]["roc_auc"]
+    assert "median_delay_hours" not in before
+    assert 24 * 22 < after["median_delay_hours"] < 24 * 40
+    (april,) = performances(parcels, "2013-04")
+    assert april["rows"] == 760
+    assert "median_delay_hours" not in april
+    parcels.watch("2013-04", run="again")
+    assert len(performances(parcels, "2013-03")) == 2
+
+
+def test_a_told_outcome_wins_over_the_source_and_the_newest_over_older_ones(parcels: Parcels, tmp_path: Path) -> None:
+    parcels.build("2013-03")
+    parcels.score("2013-03")
+    key = {"keys": {"parcel": 201303 * 10_000 + 1}}
+
+    told(
+        parcels,
+        {**key, "outcome": 1, "observed_at": "2013-04-08T00:00:00Z"},
+        {**key, "outcome": 0, "observed_at": "2013-04-07T00:00:00Z"},
+        spool=tmp_path / "spool",
+    )
+    parcels.watch("2013-03")
+
+    outcomes = parcels.stores.tables.read(parcels.stores.tables.uri("parcels", Table.OUTCOMES), partitions=["2013-03"])
+    assert len(outcomes) == 760
+    assert outcomes.set_index("parcel")["late"][201303 * 10_000 + 1] == 1
+    assert outcomes["late"].dtype == "int64"
+
+
+def answers(parcels: Parcels, spool: Path, count: int, **more: Any) -> None:
+    """What a server logged of requests of one row each."""
+    writer = SegmentWriter(spool / "parcels", "server")
+    writer.append(
+        [
+            {
+                "request_id": f"request-{number}", "row": 0, "model": "parcels", "version": "1", "generation": 1,
+                "arm": "split" if number < count - 1 else "shadow", "answered_at": "2013-03-10T12:00:00+00:00",
+                "latency_ms": 1.0, "prediction": (number % 10) / 10, "features": {"weight": 1.0}, **more,
+            }
+            for number in range(count)
+        ]
+    )  # fmt: skip
+    writer.close()
+
+
+def test_what_the_server_answered_is_measured_by_request(parcels: Parcels, tmp_path: Path) -> None:
+    lived(parcels, "2013-03")
+    answers(parcels, tmp_path / "spool", 41)
+    known = [
+        {"request_id": f"request-{number}", "outcome": int(number % 10 > 4), "observed_at": "2013-03-13T12:00:00Z"}
+        for number in range(30)
+    ]
+
+    told(parcels, *known, {"request_id": "nobody-asked", "outcome": 1}, spool=tmp_path / "spool")
+    lived(parcels, "2013-04")
+
+    online = performances(parcels, "2013-03")[-1]["online"]
+    assert (online["answered"], online["rows"], online["coverage"]) == (40, 30, 0.75)
+    assert online["median_delay_hours"] == 72.0
+    assert online["metrics"]["roc_auc"]["value"] == 1.0
+    assert online["versions"]["1"]["rows"] == 30
+    assert "online" not in performances(parcels, "2013-04")[-1]
+    row = replay_table.row_of(parcels.stores.ledger, "parcels", "2013-03", metric="roc_auc")
+    assert "75.0% of 40 of the server's answers, 72.0 h after it." in row.decision
+
+
+def test_pseudonyms_are_joined_also_after_the_secret_was_changed(
+    parcels: Parcels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parcels.declare(serving={"pseudonymise": ["parcel"]})
+    lost = 201303 * 10_000
+    new = "2027 another-secret-of-some-length"
+    monkeypatch.setenv(Environment.PSEUDONYM_KEYS, f"{new}, 2026 a-secret-of-some-length")
+    parcels.build("2013-03")
+    parcels.score("2013-03")
+
+    for key, secrets in ((lost, "2026 a-secret-of-some-length"), (lost + 20, new)):
+        told(parcels, {"keys": {"parcel": key}, "outcome": 1}, spool=tmp_path / "spool", secrets=secrets)
+    parcels.watch("2013-03")
+
+    assert performances(parcels, "2013-03")[-1]["rows"] == 762
+    log = parcels.stores.tables.read(parcels.stores.tables.uri("parcels", Table.OUTCOME_LOG))
+    assert not log["keys"].str.contains(str(lost)[:6]).any()
+    assert sorted(log["keys"].str.extract(r'\["(\d+):')[0]) == ["2026", "2027"]
+    monkeypatch.delenv(Environment.PSEUDONYM_KEYS)
+    with pytest.raises(ConfigurationError, match="no secret to make them with: set MLOPS_PSEUDONYM_KEYS"):
+        parcels.watch("2013-03", run="without")

@@ -40,7 +40,7 @@ def month(key):
     rows = bent.get("rows", 800)
     frame = pd.DataFrame(
         {
-            "parcel": np.arange(rows),
+            "parcel": int(key.replace("-", "")) * 10_000 + np.arange(rows),
             "sent_at": pd.date_range(f"{key}-01", periods=rows, freq="30min", tz="UTC"),
             "weight": rng.gamma(2.0, 2.0, rows) + bent.get("heavier", 0.0),
             "distance": rng.normal(0.0, 1.0, rows) + bent.get("farther", 0.0),

@@ -301,6 +301,7 @@ WRONG = [
     ({"serving": {"fallback": 1.5}}, "27: serving.fallback: expected a probability, 0-1, got 1.5."),
     ({"serving": {"fallback": float("inf")}}, "27: serving.fallback: expected a finite number, got inf."),
     ({"serving": {"deadline_seconds": 90}}, "26: serving: deadlines must lie above 0, and the default not above the "),
+    ({"serving": {"pseudonymise": ["who"]}}, "28: serving.pseudonymise.0: expected a key or a feature, got 'who'."),
     ({"serving": {"most_waiting": 0}}, "27: serving.most_waiting: "),
     ({"monitoring": {"seasonal": ["snow"]}}, "28: monitoring.seasonal.0: expected a feature, got 'snow'."),
     ({"monitoring": {"seasonal_limit": 0.01}}, "26: monitoring: the seasonal limit 0.01 is below the limit 0.1."),

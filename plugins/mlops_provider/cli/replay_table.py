@@ -33,7 +33,7 @@ class Row:
     :param quarantined: Rows set aside.
     :param score: The serving model's score on the month's labels; ``None`` if no model served it.
     :param drifted: Features beyond their limit, furthest first.
-    :param decision: Whether drift raised an alarm, what was decided, and why, in words.
+    :param decision: Whether drift raised an alarm, what callers told, what was decided, and why, in words.
     :param serving: Version with the traffic after the month was closed.
     """
 
@@ -58,7 +58,7 @@ def row_of(ledger: Ledger, model: str, month: str, *, metric: str) -> Row:
         quarantined=validation.payload["quarantined"] if validation else None,
         score=Interval.from_json(measured) if measured else None,
         drifted=tuple(drift.payload["drifted"]) if drift else (),
-        decision=" ".join(filter(None, [_alarm(drift), _decision(ledger, model, month)])),
+        decision=" ".join(filter(None, [_alarm(drift), _told(performance), _decision(ledger, model, month)])),
         serving=_serving(ledger, model, month),
     )
 
@@ -110,6 +110,18 @@ def _serving(ledger: Ledger, model: str, month: str) -> str | None:
 
 def _alarm(drift: Record | None) -> str:
     return f"Drift alarm: {' '.join(drift.payload['reasons'])}" if drift and drift.payload.get("alarm") else ""
+
+
+def _told(performance: Record | None) -> str:
+    """How much callers told of the month, and how late."""
+    found = performance.payload if performance else {}
+    said = []
+    if (delay := found.get("median_delay_hours")) is not None and "coverage" in found:
+        said.append(f"{found['coverage']:.1%} of {found['predicted']:,} predictions, {delay:,.1f} h after the event")
+    if online := found.get("online"):
+        late = "" if online["rows"] == 0 else f", {online['median_delay_hours']:,.1f} h after it"
+        said.append(f"{online['coverage']:.1%} of {online['answered']:,} of the server's answers{late}")
+    return f"Outcomes known (median delay): {'; '.join(said)}." if said else ""
 
 
 def _decision(ledger: Ledger, model: str, month: str) -> str:

@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace) -> int:
         [spec.name for spec in specs],
         ledger_url=required(Environment.LEDGER_URL),
         registry_uri=required(Environment.REGISTRY_URI),
-        policies={spec.name: spec.serving.policy() for spec in specs},
+        policies={spec.name: spec.serving_policy for spec in specs},
         advertised_url=arguments.advertised_url or os.environ.get("MLOPS_ADVERTISED_URL", ""),
         **_place(arguments),
     )

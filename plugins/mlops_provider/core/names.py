@@ -54,12 +54,13 @@ class Table(StrEnum):
     FEATURES = "features"
     PREDICTIONS = "predictions"
     PREDICTION_LOG = "prediction_log"
+    OUTCOME_LOG = "outcome_log"
     OUTCOMES = "outcomes"
     REFERENCE = "reference"
 
 
 PARTITION = "partition"
-"""The column that every table but the prediction log is partitioned by."""
+"""The column that every table but the logs is partitioned by."""
 
 REPORTS_FOLDER = "_reports"
 """Folder of the reports below the root of the tables, if no other place is set."""
@@ -147,6 +148,7 @@ class Environment(StrEnum):
     SERVER_TOKEN = "MLOPS_SERVER_TOKEN"  # noqa: S105 - its name, not its value
     SERVER_TOKENS = "MLOPS_SERVER_TOKENS"
     SERVER_TOKENS_FILE = "MLOPS_SERVER_TOKENS_FILE"
+    PSEUDONYM_KEYS = "MLOPS_PSEUDONYM_KEYS"
     SPOOL_DIR = "MLOPS_SPOOL_DIR"
     SPOOL_URI = "MLOPS_SPOOL_URI"
     AWS_CONN_ID = "MLOPS_AWS_CONN_ID"

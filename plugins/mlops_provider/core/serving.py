@@ -18,6 +18,9 @@ class ServingPolicy:
     :param deadline_seconds: Longest wait of a request that names none, in seconds.
     :param longest_deadline_seconds: Longest wait that a request may name, in seconds.
     :param most_waiting: Requests that may wait for the model; further ones are sent away.
+    :param pseudonymise: Columns that the prediction log holds as a keyed hash only.
+    :param keys: Columns that identify a row, for outcomes and for the log; those of model.yaml.
+    :param binary: Whether an outcome is 0 or 1, and not any number.
     """
 
     sticky: tuple[str, ...] = ()
@@ -25,6 +28,9 @@ class ServingPolicy:
     deadline_seconds: float = 10.0
     longest_deadline_seconds: float = 60.0
     most_waiting: int = 512
+    pseudonymise: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    binary: bool = False
 
     def __post_init__(self) -> None:
         if self.fallback is not None and not math.isfinite(self.fallback):

@@ -25,7 +25,7 @@ class DeliverPredictionsOperator(ModelStepOperator):
     :param model_yaml: Path of the use case's ``model.yaml``. (templated)
     :param spool_dir: Folder the replicas write segments to, or address on S3 they ship them to; by default
         ``MLOPS_SPOOL_URI``, else ``MLOPS_SPOOL_DIR``. (templated)
-    :return: Rows and segments delivered.
+    :return: Rows and segments delivered, and outcomes that callers told, if there were any.
     """
 
     extras = ("tables", "training")
@@ -61,6 +61,8 @@ class RecordOutcomesOperator(PartitionStepOperator):
 class MeasurePerformanceOperator(PartitionStepOperator):
     """
     Compare a partition's predictions with its outcomes, overall and by slice, with intervals.
+
+    Earlier partitions are measured again if callers told the server outcomes of theirs since.
 
     :param model_yaml: Path of the use case's ``model.yaml``. (templated)
     :param partition: Partition key such as ``2013-01``; by default the run's own key. (templated)

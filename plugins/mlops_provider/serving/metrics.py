@@ -49,6 +49,7 @@ class Metrics:
         self._rows = Counter(
             "mlops_predictions", "Rows scored and logged, by arm.", ("model", "version", "arm"), registry=self.registry
         )
+        self._outcomes = Counter("mlops_outcomes", "Outcomes logged.", ("model",), registry=self.registry)
         self._log_bytes = Counter(
             "mlops_prediction_log_bytes", "Bytes appended to the prediction log.", ("model",), registry=self.registry
         )
@@ -66,6 +67,7 @@ class Metrics:
         self.seconds = cache(self._seconds.labels)
         self.batches = cache(self._batches.labels)
         self.rows = cache(self._rows.labels)
+        self.outcomes = cache(self._outcomes.labels)
         self.log_bytes = cache(self._log_bytes.labels)
         self.log_failures = cache(self._log_failures.labels)
         self.shadow = cache(self._shadow.labels)

@@ -10,6 +10,7 @@ from typing import Any
 
 from mlops_provider.core.columns import Column, Kind
 from mlops_provider.core.names import Arm, Header
+from mlops_provider.serving.feedback import MOST
 from mlops_provider.serving.openinference import ANSWERED_BY, DATATYPES, OUTPUT
 from mlops_provider.serving.refusal import CODES
 from mlops_provider.serving.served import ServedModel
@@ -52,6 +53,7 @@ class Operation:
     :param answers: Status -> schema of the body; None for a refusal in words.
     :param media_type: Of the answers that are no refusal.
     :param served: The model that predicts, whose columns the body holds.
+    :param body: Schema of the body of another request.
     """
 
     method: str
@@ -61,11 +63,29 @@ class Operation:
     answers: Mapping[int, Schema | None]
     media_type: str = "application/json"
     served: ServedModel | None = None
+    body: Schema | None = None
 
 
 def schema(name: str) -> Schema:
     """Refer to one of the shared schemas."""
     return {"$ref": f"#/components/schemas/{name}"}
+
+
+def outcomes(served: ServedModel) -> Schema:
+    """What a model is told of its predictions."""
+    policy = served.policy
+    told: dict[str, Schema] = {
+        "outcome": {"enum": [0, 1]} if policy.binary else {"type": "number", "minimum": -_LARGEST, "maximum": _LARGEST},
+        "observed_at": {"type": "string", "format": "date-time", "description": "When it was seen; by default now."},
+    }
+    row = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
+    cell = {"type": ["string", "number", "boolean"]}
+    keys = {**_object(policy.keys, **dict.fromkeys(policy.keys, cell)), "additionalProperties": False}
+    kinds = [_object(["request_id", "outcome"], request_id={"type": "string", "pattern": _PATTERN}, row=row, **told)]
+    kinds += [_object(["keys", "outcome"], keys=keys, **told)] if policy.keys else []
+    item = {"oneOf": [{**kind, "additionalProperties": False} for kind in kinds]}
+    each = {"type": "array", "minItems": 1, "maxItems": MOST, "items": item}
+    return {**_object(["outcomes"], outcomes=each), "additionalProperties": False}
 
 
 def document(operations: Sequence[Operation], models: Sequence[str], *, secured: bool) -> dict[str, Any]:
@@ -106,6 +126,8 @@ def _described(operation: Operation, models: Sequence[str], needs_token: bool) -
     if operation.served:
         parameters += _HEADERS
         described["requestBody"] = {"required": True, "content": _bodies(operation.served, inference)}
+    if operation.body:
+        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": operation.body}}}
     if parameters:
         described["parameters"] = parameters
     if needs_token:
@@ -281,6 +303,7 @@ _SCHEMAS: Mapping[str, Schema] = {
             ),
         },
     ),
+    "Accepted": _object(["accepted"], accepted={"type": "integer", "minimum": 1}),
     "Server": _object(["name", "version", "extensions"], name=_TEXT, version=_TEXT, extensions=_TEXTS),
     "Live": _object(["live"], live=_TRUTH),
     "Ready": _object(["ready"], ready=_TRUTH),

@@ -56,6 +56,9 @@ class Tensors:
                 raise RefusedRequestError(f"Input {column.name!r} must have the datatype {wanted}, not {given}.")
         return checked(self.cells, columns)
 
+    def column(self, name: str) -> Cells | None:
+        return self.cells.get(name)
+
     def first(self, name: str) -> Any:
         return next(iter(self.cells.get(name, ())), None)
 

@@ -103,7 +103,7 @@ class Predictions:
         try:
             request_id = _name(headers) or self._new_name()
             wait = _Wait(served, _seconds(headers, served), self.lag)
-            body = await self._body(headers, receive)
+            body = await self.body(headers, receive)
             if body is None:
                 return
             size = len(body)
@@ -178,7 +178,7 @@ class Predictions:
             answered=loop.create_future(),
         )
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
+    async def body(self, headers: Headers, receive: Receive) -> bytes | None:
         """
         Read the whole body; None if the caller left.
 

@@ -13,6 +13,9 @@ from types import FrameType
 
 import uvicorn
 
+from mlops_provider.core.names import Environment
+from mlops_provider.core.pseudonyms import Pseudonyms
+from mlops_provider.core.serving import ServingPolicy
 from mlops_provider.serving.app import ModelServerApp
 from mlops_provider.serving.fixed import Fixed
 from mlops_provider.serving.follower import Follower
@@ -67,11 +70,14 @@ def serve(settings: Settings, listeners: Sequence[socket.socket]) -> None:
 def _followed(settings: Settings, url: str, metrics: Metrics) -> list[ServedModel]:
     """The models whose traffic the ledger tells."""
     ledger, registry = Ledger(settings.ledger_url), Registry(settings.registry_uri)
+    secrets = os.environ.get(Environment.PSEUDONYM_KEYS, "")
+    policies = {model: settings.policies.get(model) or ServingPolicy() for model in settings.models}
+    pseudonyms = {model: Pseudonyms.of(policy.pseudonymise, secrets) for model, policy in policies.items()}
     served = []
     for model in settings.models:
         log = _log(settings, model)
         follower = Follower(model, replica=log.replica, url=url, ledger=ledger, load=partial(load, registry, ledger))
-        served.append(ServedModel(follower, log, settings.policies.get(model), metrics))
+        served.append(ServedModel(follower, log, policies[model], metrics, pseudonyms[model]))
     return served
 
 

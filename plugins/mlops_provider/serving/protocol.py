@@ -37,6 +37,9 @@ class Content(Protocol):
         :raises RefusedRequestError: Missing columns, wrong types, no rows.
         """
 
+    def column(self, name: str) -> Cells | None:
+        """The unchecked cells of a column, which the model need not know; None if there is no such column."""
+
     def first(self, name: str) -> Any:
         """The cell of a column, which the model need not know, in the first row; None if there is no such cell."""
 
@@ -58,6 +61,9 @@ class Records:
         names = {name for record in records for name in record}
         wanted = [column.name for column in columns if column.name in names or not records]
         return checked({name: [record.get(name) for record in records] for name in wanted}, columns)
+
+    def column(self, name: str) -> Cells | None:
+        return [record.get(name) for record in self.records]
 
     def first(self, name: str) -> Any:
         return self.records[0].get(name) if self.records and isinstance(self.records[0], dict) else None
@@ -91,6 +97,12 @@ class Table:
             }
         return checked(by_name, columns)
 
+    def column(self, name: str) -> Cells | None:
+        if self.names is None or name not in self.names:
+            return None
+        place = self.names.index(name)
+        return [row[place] for row in self.lists]
+
     def first(self, name: str) -> Any:
         if self.names is None or name not in self.names or not self.lists:
             return None
@@ -106,6 +118,9 @@ class Columns:
 
     def rows(self, columns: Sequence[Column]) -> Rows:
         return checked(self.cells, columns)
+
+    def column(self, name: str) -> Cells | None:
+        return self.cells.get(name)
 
     def first(self, name: str) -> Any:
         return next(iter(self.cells.get(name, ())), None)

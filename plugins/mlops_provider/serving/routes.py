@@ -7,6 +7,7 @@ Starlette serves what is asked rarely; predictions at a known path never reach i
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -115,6 +116,13 @@ class Routes:
                 tensors, inferred, served=served,
             ),
         ]  # fmt: skip
+        told: dict[int, Any] = {200: schema("Accepted")} | dict.fromkeys((400, 404, 408, 413, 415, 429, 500, 503))
+        operations.append(
+            Operation(
+                "POST", f"/models/{name}/outcomes", f"Tell what became of predictions of {name}.",
+                Outcomes(self.predictions, served), told, body=openapi.outcomes(served),
+            )
+        )  # fmt: skip
         if len(self.models) == 1:
             operations.append(
                 Operation("POST", "/invocations", "Predict, in MLflow's protocol.", mlflow, predicted, served=served)
@@ -215,6 +223,29 @@ class Post:
         """Answer one request."""
         endpoint = self.protocol(self.served, scope["path"], **scope["path_params"])
         await self.predictions.answer(endpoint, dict(scope["headers"]), receive, send)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Takes what became of a model's predictions."""
+
+    predictions: Predictions
+    served: ServedModel
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, once its outcomes are in the log."""
+        headers = dict(scope["headers"])
+        seconds = self.served.policy.deadline_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                body = await self.predictions.body(headers, receive)
+        except TimeoutError:
+            raise RefusedRequestError(f"The request did not arrive within {seconds:g} s.", 408) from None
+        if body is None:
+            return
+        content_type = headers.get(b"content-type", b"").decode("latin-1")
+        count = await asyncio.to_thread(self.served.note_outcomes, body, content_type)
+        await JSONResponse({"accepted": count})(scope, receive, send)
 
 
 async def several_models(request: Request) -> Response:

@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlops_provider.core.names import Arm
+from mlops_provider.core.pseudonyms import Pseudonyms
 from mlops_provider.core.serving import ServingPolicy
 from mlops_provider.exceptions import StoreUnavailableError
+from mlops_provider.serving import feedback
 from mlops_provider.serving.columns import Arrays, Rows, arrays, logged
 from mlops_provider.serving.lane import BATCH_BYTES, Call, Lane
 from mlops_provider.serving.metrics import Metrics
@@ -37,6 +39,8 @@ FALLBACK_MARGIN = 0.1
 MOST_SHADOWED = 256
 """Requests that may wait for a shadow version; what comes on top is not scored by it."""
 
+_PLAIN = frozenset({str, int, float, bool})
+NO_PSEUDONYMS = Pseudonyms()
 _NOTHING: dict[str, Any] = {}
 _encode_lines = msgspec.json.Encoder().encode_lines
 
@@ -66,6 +70,7 @@ class ServedModel:
     :param log: Prediction log of this model on this replica.
     :param policy: Whom it sticks to, how long callers wait, what they get when it can't answer.
     :param metrics: Counts and times.
+    :param pseudonyms: What the log holds of declared columns.
     """
 
     def __init__(
@@ -74,12 +79,14 @@ class ServedModel:
         log: SegmentWriter,
         policy: ServingPolicy | None = None,
         metrics: Metrics | None = None,
+        pseudonyms: Pseudonyms = NO_PSEUDONYMS,
     ) -> None:
         self.model = follower.model
         self.follower = follower
         self.log = log
         self.policy = policy or ServingPolicy()
         self.metrics = metrics or Metrics()
+        self.pseudonyms = pseudonyms
         self.log_failed_at = -LOG_PAUSE
         self.open_requests = 0
         # Neither what falls back nor a shadow may stand in line with what is scored for callers.
@@ -295,10 +302,13 @@ class ServedModel:
                 "latency_ms": round((now - call.arrived) * 1000, 3),
                 "prediction": prediction,
                 **({"answered_by": answered_by[number]} if answered_by is not None else _NOTHING),
+                **({"keys": identity} if identity else _NOTHING),
                 "features": cells,
             }
             for call, predictions, features, answered_by in scored
-            for number, (prediction, cells) in enumerate(zip(predictions, features, strict=True))
+            for number, (prediction, cells, identity) in enumerate(
+                zip(predictions, self._without_names(features), self._identities(call, len(features)), strict=True)
+            )
         ]
         data = _encode_lines(lines)
         try:
@@ -327,6 +337,46 @@ class ServedModel:
                 version=call.version.version,
                 request_id=call.request_id,
             )
+
+    def _identities(self, call: Call, rows: int) -> Sequence[str | None]:
+        """What each row is about, where the request says so by all of the model's keys."""
+        keys, columns = self.policy.keys, []
+        for key in keys:
+            cells = call.content.column(key)
+            if cells is None or len(cells) != rows:
+                return [None] * rows
+            columns.append(cells)
+        return [
+            self.pseudonyms.identity(keys, dict(zip(keys, cells, strict=True)))
+            if all(type(cell) in _PLAIN for cell in cells)
+            else None
+            for cells in zip(*columns, strict=True)
+        ] or [None] * rows
+
+    def _without_names(self, features: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Features as the log may hold them."""
+        hidden = [name for name in self.pseudonyms.columns if features and name in features[0]]
+        if not hidden:
+            return features
+        return [{**cells, **{name: self.pseudonyms.cell(name, cells[name]) for name in hidden}} for cells in features]
+
+    def note_outcomes(self, body: bytes, content_type: str) -> int:
+        """
+        Log what became of predictions; blocks while it writes.
+
+        :return: How many there were.
+        :raises RefusedRequestError: They are not as they should be (400), or can't be logged now (503).
+        """
+        lines, count = feedback.lines(body, content_type, self.policy, self.pseudonyms)
+        try:
+            self.log.append_lines(lines)
+        except StoreUnavailableError as error:
+            self.metrics.log_failures(self.model).inc()
+            logger.error("Outcomes of %s can't be logged: %s", self.model, error)
+            sentence = "The outcomes can't be logged now; send them again, to another replica."
+            raise RefusedRequestError(sentence, 503, retry_after=1) from None
+        self.metrics.outcomes(self.model).inc(count)
+        return count
 
     @property
     def not_ready(self) -> str:

@@ -50,7 +50,7 @@ def body(
         _slices(measured, policy),
         _fairness(measured),
         _said("What the gate checked", verdict.notes),
-        "\n".join(f"- [{_plain(title)}]({address})" for title, address in links.items()),
+        "Look closer: " * bool(links) + ", ".join(f"[{_plain(title)}]({address})" for title, address in links.items()),
         " ".join(_who(authors, approvers)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +14,13 @@ import pandas as pd
 from mlops_provider.adapters import evaluation, scoring, training
 from mlops_provider.core import partitions
 from mlops_provider.core.drift import DriftVerdict, judge
+from mlops_provider.core.evidence import digest_of
 from mlops_provider.core.fairness import Fairness
 from mlops_provider.core.metrics import Interval
 from mlops_provider.core.names import REPORT, Environment, Kind, Table, Task
 from mlops_provider.core.references import TableRef
-from mlops_provider.exceptions import ConfigurationError, DataRejectedError, StoreUnavailableError
-from mlops_provider.steps import models
+from mlops_provider.exceptions import ConfigurationError, DataRejectedError, PermanentError, StoreUnavailableError
+from mlops_provider.steps import feedback, models
 from mlops_provider.steps.chunked import drift as drift_chunks
 from mlops_provider.steps.learning import blocks, task, threads
 from mlops_provider.steps.outcomes import record_outcomes
@@ -28,11 +31,14 @@ from mlops_provider.stores import predictions as segments
 if TYPE_CHECKING:
     from mlops_provider.adapters.drift import Drift
     from mlops_provider.core.chunks import ChunkResult
+    from mlops_provider.core.evidence import Record
     from mlops_provider.core.origin import Origin
     from mlops_provider.spec import ModelSpec
     from mlops_provider.stores.suite import Stores
 
 __all__ = ["decide_retrain", "deliver_predictions", "detect_drift", "measure_performance", "record_outcomes"]
+
+logger = logging.getLogger(__name__)
 
 _NOT_SERVED = "No model served this month: it has no predictions."
 
@@ -45,7 +51,7 @@ def deliver_predictions(
 
     :param spool_dir: Folder, or address on S3, that holds a folder of segments per model; by default
         ``MLOPS_SPOOL_URI``, else ``MLOPS_SPOOL_DIR``.
-    :return: Rows and segments delivered.
+    :return: Rows and segments delivered, and outcomes that callers told, if there were any.
     :raises ConfigurationError: No folder is named. Not retried.
     """
     folder = spool_dir or os.environ.get(Environment.SPOOL_URI) or os.environ.get(Environment.SPOOL_DIR)
@@ -56,7 +62,8 @@ def deliver_predictions(
     left_in = Path(local, spec.name) if local and not spool_dir else None
     delivery = segments.deliver(stores.tables, uri, spool, stores.spool_s3(), left_in=left_in)
     _record_deliveries(spec, stores, uri, origin)
-    return {"rows": delivery.rows, "segments": delivery.segments}
+    outcomes = {"outcomes": delivery.outcomes} if delivery.outcomes else {}
+    return {"rows": delivery.rows, "segments": delivery.segments, **outcomes}
 
 
 def _record_deliveries(spec: ModelSpec, stores: Stores, uri: str, origin: Origin) -> None:
@@ -87,22 +94,49 @@ def measure_performance(spec: ModelSpec, stores: Stores, partition: str, *, orig
     """
     Compare a partition's predictions with its outcomes: overall, by slice and by version, with intervals.
 
-    A partition that no model served is recorded as such.
+    A partition that no model served is recorded as such. So is what the server answered in that month, if callers told
+    what became of it. Earlier months of which they told something since are recorded and measured again.
 
     :return: Ledger ID of the performance record.
     """
     month = partitions.check(partition)
+    for earlier in _told_since(spec, stores, month):
+        again = replace(origin, task_id=f"{origin.task_id}:{earlier}")
+        try:
+            if len(feedback.outcomes_of(spec, stores, earlier)):
+                record_outcomes(spec, stores, earlier, origin=again)
+        except PermanentError as error:
+            logger.warning("What was told of %s since is left out: %s", earlier, error)
+            continue
+        _measured(spec, stores, earlier, origin=again)
+    return _measured(spec, stores, month, origin=origin).record_id
+
+
+def _told_since(spec: ModelSpec, stores: Stores, month: str) -> list[str]:
+    """Months before this one that were measured, and of which callers told something."""
+    measured = {record.payload["partition"] for record in stores.ledger.history(Kind.PERFORMANCE, spec.name)}
+    return feedback.months_told(spec, stores, sorted(each for each in measured if each < month))
+
+
+def _measured(spec: ModelSpec, stores: Stores, month: str, *, origin: Origin) -> Record:
     read = _newest(stores, spec, month, Table.PREDICTIONS, Table.OUTCOMES, Table.FEATURES)
-    record = stores.ledger.decide_once(
+    posted, online = feedback.outcomes_of(spec, stores, month), feedback.online(spec, stores, month)
+    told: dict[str, Any] = {"online": online} if online else {}
+    if (delay := feedback.delay_hours(spec, posted)) is not None:
+        told["median_delay_hours"] = delay
+    inputs = _inputs(spec, stores, month, read) | told
+    about = [each for each in stores.ledger.history(Kind.PERFORMANCE, spec.name) if each.payload["partition"] == month]
+    if told and about and str(about[-1].key).endswith(f":{digest_of(inputs)}"):
+        return about[-1]  # nothing was told since the last look
+    return stores.ledger.decide_once(
         Kind.PERFORMANCE,
         spec.name,
         origin.key,
-        lambda: _performance(spec, stores, month, read),
-        inputs=_inputs(spec, stores, month, read),
+        lambda: {**_performance(spec, stores, month, read), **told},
+        inputs=inputs,
         actor=origin.actor,
         as_of=spec.labels_known_at(month),
     )
-    return record.record_id
 
 
 def _performance(

@@ -13,6 +13,7 @@ from mlops_provider.core.names import PARTITION, Kind, Table
 from mlops_provider.core.origin import Origin
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import DataRejectedError
+from mlops_provider.steps import feedback
 from mlops_provider.steps.lineage import described
 from mlops_provider.steps.source import read_source
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def record_outcomes(spec: ModelSpec, stores: Stores, partition: str, *, origin: Origin) -> TableRef:
     """
-    Write the labels that are known for a partition to the outcomes table.
+    Write the labels that are known for a partition to the outcomes table: the source's, and over them what was told.
 
     :raises DataRejectedError: No label, one that the target can't have, or two labels for one key. Not retried.
     :raises SourceError: The source of the labels is missing or unreadable. Not retried.
@@ -31,7 +32,8 @@ def record_outcomes(spec: ModelSpec, stores: Stores, partition: str, *, origin: 
     """
     month = partitions.check(partition)
     writer = stores.tables.replace_partition(stores.tables.uri(spec.name, Table.OUTCOMES), month)
-    frame = _checked(spec, month, read_source(spec, stores, "outcomes", month))
+    posted = feedback.outcomes_of(spec, stores, month)
+    frame = _checked(spec, month, feedback.merged(spec, read_source(spec, stores, "outcomes", month), posted))
     written = writer.write(frame, origin_key=origin.key)
     stores.ledger.append(
         Kind.OUTCOMES,
@@ -39,6 +41,7 @@ def record_outcomes(spec: ModelSpec, stores: Stores, partition: str, *, origin: 
         {
             **described(written),
             **tasks.TASKS[spec.task.name].described(frame[spec.target.name].to_numpy(dtype="float64")),
+            **({"told": len(posted)} if len(posted) else {}),
             "code": spec.code_digest,
             "origin": origin.key,
         },

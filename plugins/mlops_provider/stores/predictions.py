@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from mlops_provider.core.names import Table
 from mlops_provider.exceptions import ConcurrentWriteError
 from mlops_provider.stores.s3 import S3, is_s3
 from mlops_provider.stores.segments import (
@@ -31,6 +32,9 @@ __all__ = ["Delivery", "Segment", "SegmentWriter", "deliver", "delivered_after",
 _ROWS, _SEGMENTS = "mlops.rows", "mlops.segments"
 """Metadata of a commit: what it appended."""
 
+_OUTCOME = "outcome"
+"""Field that only a line has that tells what became of a prediction."""
+
 _ATTEMPTS = 5
 _BATCH_BYTES = 32_000_000
 """Size of the segments that are appended in one commit; a table of one small file per segment would be slow to read."""
@@ -38,17 +42,30 @@ _BATCH_BYTES = 32_000_000
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What one delivery appended: rows, and the segments they came in."""
+    """
+    What one delivery appended: rows, and the segments they came in.
+
+    :param outcomes: Outcomes that callers told, beside the rows.
+    """
 
     rows: int
     segments: int
+    outcomes: int = 0
 
 
 def deliver(
-    tables: Tables, uri: str, spool_dir: Path | str, s3: S3 | None = None, *, left_in: Path | None = None
+    tables: Tables,
+    uri: str,
+    spool_dir: Path | str,
+    s3: S3 | None = None,
+    *,
+    left_in: Path | None = None,
+    outcomes_uri: str = "",
 ) -> Delivery:
     """
     Append every sealed segment to a table, each exactly once, then remove its file.
+
+    What callers told of predictions goes to the table ``outcome_log`` beside it.
 
     Safe to repeat and to run twice at once: the table itself knows the last sequence of each replica. What a replica
     left open when it was killed is sealed and delivered as well.
@@ -62,15 +79,17 @@ def deliver(
     :raises ConcurrentWriteError: Other deliveries kept coming in between. Retried.
     """
     waiting = _waiting(spool_dir, s3, left_in)
+    told = f"{uri.rpartition('/')[0]}/{Table.OUTCOME_LOG}"
     done: list[Delivery] = []
     for attempt in range(_ATTEMPTS):
         try:
-            done.extend(_delivered(tables, uri, batch) for batch in _batches(without_gaps(waiting)))
+            done.extend(_delivered(tables, uri, told, batch) for batch in _batches(without_gaps(waiting)))
             break
         except (ConcurrentWriteError, FileNotFoundError):  # another delivery takes the same segments
             if attempt == _ATTEMPTS - 1:
                 raise ConcurrentWriteError(f"Other deliveries from {spool_dir} kept coming in between.") from None
-    return Delivery(sum(each.rows for each in done), sum(each.segments for each in done))
+    rows, count, outcomes = (sum(each) for each in zip((0, 0, 0), *map(astuple, done), strict=True))
+    return Delivery(rows, count, outcomes)
 
 
 def delivered_after(tables: Tables, uri: str, version: int) -> tuple[Delivery, int]:
@@ -108,12 +127,19 @@ def without_gaps(
     return [segment for segment in waiting() if segment.sequence <= newest.get(segment.replica, 0)] if newest else []
 
 
-def _delivered(tables: Tables, uri: str, batch: list[Segment | ShippedSegment]) -> Delivery:
-    """Append a batch of one replica in one commit."""
+def _delivered(tables: Tables, uri: str, outcomes_uri: str, batch: list[Segment | ShippedSegment]) -> Delivery:
+    """
+    Append a batch of one replica: one commit for its predictions, and one before for what was told of some.
+
+    Each table knows by itself what it has, so a delivery that ends between the two is completed by the next one.
+    """
     replica = batch[0].replica
     last = tables.appended(uri, replica)
+    read = {segment.sequence: [json.loads(line) for line in segment.read().splitlines()] for segment in batch}
+    told = {number: [row for row in rows if _OUTCOME in row] for number, rows in read.items()}
+    outcomes = _append_outcomes(tables, outcomes_uri, replica, told) if any(told.values()) else 0
     fresh = [segment for segment in batch if segment.sequence > last]
-    rows = [json.loads(line) for segment in fresh for line in segment.read().splitlines()]
+    rows = [row for segment in fresh for row in read[segment.sequence] if _OUTCOME not in row]
     ours = True
     if rows:
         about = {_ROWS: str(len(rows)), _SEGMENTS: str(len(fresh))}
@@ -122,7 +148,22 @@ def _delivered(tables: Tables, uri: str, batch: list[Segment | ShippedSegment]) 
         )
     for segment in batch:
         segment.remove()
-    return Delivery(len(rows), len(fresh)) if ours else Delivery(0, 0)
+    return Delivery(len(rows), len(fresh), outcomes) if ours else Delivery(0, 0, outcomes)
+
+
+def _append_outcomes(tables: Tables, uri: str, replica: str, told: Mapping[int, list[dict[str, Any]]]) -> int:
+    """Append what a replica was told in segments that the table does not have yet."""
+    last = tables.appended(uri, replica)
+    rows = [row for number in sorted(told) if number > last for row in told[number]]
+    if not rows:
+        return 0
+    newest = max(number for number, found in told.items() if found)
+    frame = pd.DataFrame(rows).astype({"request_id": "string", "keys": "string", "row": "Int64", _OUTCOME: "float64"})
+    for name in ("observed_at", "received_at"):
+        times = pd.to_datetime(frame[name], utc=True, format="ISO8601")
+        frame[name] = times.astype("datetime64[us, UTC]")
+    ours = tables.append_once(uri, frame, app_id=replica, sequence=newest, after=last)
+    return len(rows) if ours else 0
 
 
 def _batches(segments: Iterable[Segment | ShippedSegment]) -> Iterator[list[Segment | ShippedSegment]]:
