@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,9 +18,12 @@ from mlops_provider.core.columns import Column
 from mlops_provider.core.names import Header
 from mlops_provider.core.pseudonyms import Pseudonyms
 from mlops_provider.core.serving import ServingPolicy
+from mlops_provider.exceptions import ConfigurationError
 from mlops_provider.serving.app import ModelServerApp
+from mlops_provider.serving.process import serve
 from mlops_provider.serving.served import ServedModel
 from mlops_provider.serving.snapshot import LoadedVersion, Snapshot
+from mlops_provider.serving.supervisor import Settings
 from mlops_provider.serving.tokens import Tokens
 from mlops_provider.stores.predictions import SegmentWriter, deliver
 from mlops_provider.stores.tables import Tables
@@ -185,6 +189,22 @@ def test_a_log_holds_pseudonyms_that_tell_the_same_entity_by_the_same_text(make:
     assert first["keys"] == second["keys"] == outcome["keys"]
     assert first["features"]["customer"] == second["features"]["customer"]
     assert first["features"]["customer"].startswith("2026:")
+
+
+def test_a_server_that_is_to_make_pseudonyms_does_not_start_without_a_secret(tmp_path: Path) -> None:
+    settings = Settings(
+        models=("visits",), host="127.0.0.1", port=0, ledger_url=f"sqlite:///{tmp_path}/ledger.db",
+        registry_uri=f"sqlite:///{tmp_path}/mlflow.db", spool_dir=tmp_path, spool_uri="", name="server",
+        advertised_url="", workers=1, threads=1, policies={"visits": ServingPolicy(pseudonymise=("customer",))},
+    )  # fmt: skip
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        pytest.raises(ConfigurationError, match="set MLOPS_PSEUDONYM_KEYS to `<id> <secret>`"),
+    ):
+        serve(settings, [listener])
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_each_outcome_is_delivered_once_beside_the_predictions(make: Make, tmp_path: Path) -> None:
