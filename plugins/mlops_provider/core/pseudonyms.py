@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 import re
@@ -15,6 +14,7 @@ from mlops_provider.exceptions import ConfigurationError
 
 SHORTEST = 16
 """Characters of a secret, at least."""
+_written = json.JSONEncoder(separators=(",", ":")).encode
 _ID = re.compile(r"[A-Za-z0-9._-]{1,32}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*")
 
@@ -89,11 +89,11 @@ class Pseudonyms:
             return value
         name, secret = self.secrets[number]
         said = f"{column}\0{text_of(value)}".encode()
-        return f"{name}:{hmac.new(secret, said, hashlib.sha256).hexdigest()}"
+        return f"{name}:{hmac.digest(secret, said, 'sha256').hex()}"
 
     def identity(self, keys: Sequence[str], cells: Mapping[str, Any], number: int = 0) -> str:
         """Write an entity's keys as one text, in the order of *keys*."""
-        return json.dumps([text_of(self.cell(key, cells[key], number)) for key in keys], separators=(",", ":"))
+        return _written([text_of(self.cell(key, cells[key], number)) for key in keys])
 
     def identities(self, keys: Sequence[str], cells: Mapping[str, Any]) -> Iterator[str]:
         """Every text that an entity may be known by: one per secret, if any of its keys has a pseudonym."""
