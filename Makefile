@@ -8,6 +8,8 @@ USE_CASE ?= flight_delays
 MONTHS ?= 6
 FAULT ?= $(if $(filter flight_delays,$(USE_CASE)),2013-04)
 KEEP ?= 1
+# demo: at the end, a candidate with an injected fault that its canary has to find (flight_delays only; 0: none).
+BAD_CANDIDATE ?= $(if $(filter flight_delays,$(USE_CASE)),1,0)
 # demo, up: STORE=s3 keeps tables, reports, artifacts and logs on S3, served by moto on the loopback interface.
 STORE ?= folder
 # test: what pytest should run, and how (make test TESTS=tests/unit ARGS="-x -k gate").
@@ -47,7 +49,7 @@ setup-dev: $(VENV)/installed-dev  ## the same, with what tests and checks need
 demo: $(STACK)  ## replay real months through Airflow and leave the stack up (USE_CASE=… MONTHS=6 FAULT=2013-04 KEEP=1 STORE=s3)
 	@$(BIN)/mlops up --store $(STORE) $(if $(FAULT),--fault $(FAULT))
 	@code=0; $(BIN)/mlops replay --model include/$(USE_CASE)/model.yaml --months $(MONTHS) $(if $(FAULT),--fault $(FAULT)) \
-	  || code=$$?; \
+	  $(if $(filter-out 0,$(BAD_CANDIDATE)),--bad-candidate) || code=$$?; \
 	if [ "$(KEEP)" = 0 ]; then $(BIN)/mlops down || code=$$?; fi; exit $$code
 
 up: $(STACK)  ## start Airflow, MLflow, the model server and the Evidently UI on 127.0.0.1 (STORE=s3)

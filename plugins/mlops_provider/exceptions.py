@@ -14,6 +14,8 @@ What can go wrong, sorted by what the scheduler should do about it.
      │   ├─ GateRejectedError
      │   ├─ NotApprovedError
      │   ├─ ServingCheckError
+     │   │   └─ GuardBreachedError
+     │   ├─ InconclusiveRolloutError
      │   ├─ RolloutRefusedError
      │   ├─ EvidenceError
      │   └─ ConfigurationError
@@ -28,6 +30,9 @@ A message says what, which one, the numbers, and what to do next. It never holds
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 
 class MLOpsError(Exception):
@@ -72,6 +77,22 @@ class NotApprovedError(PermanentError):
 
 class ServingCheckError(PermanentError):
     """The candidate cannot be loaded in the server, or predicts differently there."""
+
+
+class GuardBreachedError(ServingCheckError):
+    """
+    Callers met worse with the candidate than a guard allows.
+
+    :param readings: What each guard measured.
+    """
+
+    def __init__(self, message: str, readings: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.readings = readings
+
+
+class InconclusiveRolloutError(PermanentError):
+    """The guards of a rollout did not get their minimum samples in time, and model.yaml says to go back then."""
 
 
 class RolloutRefusedError(PermanentError):

@@ -54,6 +54,7 @@ from mlops_provider.spec_parts import (
 )
 
 if TYPE_CHECKING:
+    from mlops_provider.core.rollout import RolloutPolicy
     from mlops_provider.core.serving import ServingPolicy
 
 FunctionName = Literal["land", "parts", "features", "history", "outcomes", "estimator", "space", "delivered"]
@@ -104,7 +105,7 @@ class ModelSpec(Declared):
     search: Search = Search()
     bootstrap: Bootstrap = Bootstrap()
     gate: GateSpec
-    rollout: RolloutSpec = RolloutSpec()
+    rollout: RolloutSpec
     serving: ServingSpec = Field(default_factory=ServingSpec)
     monitoring: MonitoringSpec = MonitoringSpec()
     retrain: RetrainSpec = RetrainSpec()
@@ -147,9 +148,9 @@ class ModelSpec(Declared):
         return TASKS[self.target.task]
 
     @property
-    def rollout_steps(self) -> tuple[int, ...]:
-        """Percent for a new version after each step; 100 only, if all at once."""
-        return self.rollout.steps if self.rollout.strategy == "canary" else (100,)
+    def rollout_policy(self) -> RolloutPolicy:
+        """How traffic moves to a new version."""
+        return self.rollout.policy()
 
     @property
     def gate_policy(self) -> GatePolicy:

@@ -23,11 +23,13 @@ from mlops_provider.core.drift import DriftPolicy
 from mlops_provider.core.fairness import MINIMUM_ROWS, FairnessLimit
 from mlops_provider.core.gates import GatePolicy, Limit, Mode, SliceCeiling, SliceFloor
 from mlops_provider.core.metrics import DIRECTIONS
+from mlops_provider.core.names import Strategy, WithoutData
 from mlops_provider.core.retrain import Drop, RetrainPolicy
-from mlops_provider.core.rollout import check_steps
 from mlops_provider.exceptions import MissingPartitionError
 
 if TYPE_CHECKING:
+    from mlops_provider.core.guards import Guards
+    from mlops_provider.core.rollout import RolloutPolicy
     from mlops_provider.core.serving import ServingPolicy
 
 _QUANTITY = re.compile(r"\d+(\.\d+)?([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?")
@@ -395,23 +397,105 @@ class GateSpec(Declared):
         )
 
 
+class ErrorGuardSpec(Declared):
+    """See :class:`mlops_provider.core.guards.ErrorGuard`."""
+
+    maximum: Share
+    minimum_requests: Count = 100
+
+
+class LatencyGuardSpec(Declared):
+    """See :class:`mlops_provider.core.guards.LatencyGuard`."""
+
+    p99_ms: Annotated[float, Field(gt=0)] | None = None
+    p99_ratio: Annotated[float, Field(ge=1)] | None = None
+    minimum_requests: Count = 100
+
+
+class PredictionGuardSpec(Declared):
+    """See :class:`mlops_provider.core.guards.PredictionGuard`."""
+
+    maximum: Annotated[float, Field(gt=0)]
+    minimum_rows: Count = 200
+
+
+class AgreementGuardSpec(Declared):
+    """See :class:`mlops_provider.core.guards.AgreementGuard`."""
+
+    minimum: Share
+    within: Annotated[float, Field(ge=0)]
+    minimum_rows: Count = 200
+
+
+class GuardsSpec(Declared):
+    """What is watched while traffic moves; see :class:`mlops_provider.core.guards.Guards`."""
+
+    errors: ErrorGuardSpec | None = None
+    latency: LatencyGuardSpec | None = None
+    predictions: PredictionGuardSpec | None = None
+    agreement: AgreementGuardSpec | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        self.policy()
+        return self
+
+    def policy(self) -> Guards:
+        """Return it as the rollout takes it."""
+        # Imported here, like all that only a loaded model.yaml needs: DAG files load no more modules than they must.
+        from mlops_provider.core.guards import AgreementGuard, ErrorGuard, Guards, LatencyGuard, PredictionGuard
+
+        return Guards(
+            errors=ErrorGuard(**self.errors.model_dump()) if self.errors else None,
+            latency=LatencyGuard(**self.latency.model_dump()) if self.latency else None,
+            predictions=PredictionGuard(**self.predictions.model_dump()) if self.predictions else None,
+            agreement=AgreementGuard(**self.agreement.model_dump()) if self.agreement else None,
+        )
+
+
 class RolloutSpec(Declared):
     """
-    How traffic moves to a new version.
+    How traffic moves to a new version; `docs/rollouts.md` shows each strategy.
 
-    :param strategy: "canary" goes through the steps; "all_at_once" loads the version, then switches.
-    :param steps: Percent for the new version after each step, rising to 100.
-    :param soak_seconds: Seconds a step is watched before the next.
+    :param strategy: "canary" goes through the steps; "shadow" lets the version score, unseen, what others answer, then
+        switches; "blue_green" does so, too, and keeps the old version loaded until the new one has settled;
+        "all_at_once" switches, and watches afterwards.
+    :param steps: Percent for the new version after each step of a canary, rising to 100.
+    :param soak_seconds: Seconds a step is watched at least, by the wall clock.
+    :param guards: What has to hold meanwhile; at least one.
+    :param wait_at_most_seconds: Seconds beyond the soak in which guards may wait for their minimum samples.
+    :param without_data: What then becomes of a step whose guards still lack them: "rollback", "hold" or "proceed".
+    :param look_seconds: Longest pause between two looks at the guards.
     """
 
-    strategy: Literal["canary", "all_at_once"] = "canary"
+    strategy: Strategy = "canary"
     steps: Annotated[tuple[int, ...], Field(strict=False)] = (10, 50, 100)
-    soak_seconds: Annotated[float, Field(ge=0)] = 0.0
+    soak_seconds: Annotated[float, Field(ge=0)] = 600.0
+    guards: GuardsSpec
+    wait_at_most_seconds: Annotated[float, Field(ge=0)] = 3600.0
+    without_data: WithoutData = "rollback"
+    look_seconds: Annotated[float, Field(gt=0)] = 15.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _guarded(cls, given: object) -> object:
+        """A rollout that names no guards is told the same as one whose guards are empty."""
+        return {"guards": {}, **given} if isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
+        from mlops_provider.core.rollout import check_steps
+
         check_steps(self.steps)
         return self
+
+    def policy(self) -> RolloutPolicy:
+        """Return it as the rollout takes it."""
+        from mlops_provider.core.guards import Soak
+        from mlops_provider.core.rollout import RolloutPolicy
+
+        soak = Soak(self.soak_seconds, self.wait_at_most_seconds, self.look_seconds, self.without_data)
+        return RolloutPolicy(self.strategy, self.steps, soak, self.guards.policy())
 
 
 class ServingSpec(Declared):

@@ -28,6 +28,7 @@ ABSTRACT = {
     "ModelStepOperator",
     "PartitionStepOperator",
     "RecordingOperator",
+    "ReleaseOperator",
     "RegistryOperator",
     "ReportingOperator",
     "StepOperator",

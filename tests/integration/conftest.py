@@ -12,6 +12,7 @@ from support import postgres as postgres_server
 from support.aws import Aws, moto
 from support.parcels import Parcels
 from support.served import served
+from support.serving import World
 from support.tiny import MODEL, Place
 
 
@@ -74,3 +75,13 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
     """Amazon's services, by moto on the loopback interface."""
     with moto(tmp_path_factory.mktemp("moto")) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def four_versions(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> World:
+    """Four versions in the registry and rows in the tables; each test gets its own ledger."""
+    made = World(tmp_path_factory.mktemp("rollouts"), empty_mlflow)
+    made.land_features()
+    for seed in range(1, 5):
+        made.register(seed, recorded=False)
+    return made

@@ -15,6 +15,7 @@ import pytest
 from scipy.stats import wasserstein_distance
 
 from mlops_provider.adapters import drift
+from mlops_provider.adapters.distance import wasserstein
 from mlops_provider.core.drift import DriftPolicy, judge
 
 with warnings.catch_warnings():
@@ -244,3 +245,19 @@ def test_a_snapshot_that_could_not_be_written_leaves_no_part_behind(
         drift.log_snapshot(tmp_path, "flight_delays", found, key="2013-03")
 
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_the_distance_that_rollouts_measure_is_that_of_the_report() -> None:
+    one, other = month(1), month(2, rows=700, warmer=3)
+
+    found = drift.measure(
+        one,
+        other,
+        dataclasses.replace(POLICY, sample_rows=10_000),
+        numeric=["temp"],
+        categorical=[],
+        seed=1,
+        as_of=AS_OF,
+    )
+
+    assert wasserstein(one["temp"], other["temp"]) == pytest.approx(found.columns[0].score, rel=1e-9)

@@ -26,9 +26,10 @@ from mlops_provider.core.chunks import Target
 from mlops_provider.core.names import Alias, Environment, Kind, Table
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import ConfigurationError, EvidenceError, FileGoneError
-from mlops_provider.steps import audit, deploy, monitor
+from mlops_provider.steps import audit, monitor
 from mlops_provider.steps.backup import Places, backup, restore, verify
 from mlops_provider.steps.provenance import provenance
+from mlops_provider.steps.rollback import rollback
 from mlops_provider.steps.score import score
 from mlops_provider.steps.traffic import champion
 from mlops_provider.stores.archive import Archive
@@ -130,7 +131,7 @@ def test_after_a_restore_everything_works_as_before(restored: Place) -> None:
     assert len(stores.tables.read(restored.table(Table.PREDICTION_LOG))) == 1
 
     target = Server("http://127.0.0.1:9", model=MODEL, ledger=stores.ledger)
-    deploy.rollback(MODEL, stores, reason="try", target=target, origin=origin("rollback_model", "after"))
+    rollback(MODEL, stores, reason="try", target=target, origin=origin("rollback_model", "after"))
     assert champion(stores.ledger, MODEL) == "1"
     assert stores.registry.aliases(MODEL)[Alias.CHAMPION] == "1"
     ingest_months(restored, JANUARY, FEBRUARY, MARCH)

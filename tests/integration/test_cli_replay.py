@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,41 @@ def test_a_run_that_an_earlier_replay_left_failed_is_tried_again(replay: replayi
     replay.month("2013-01")
 
     assert airflow.cleared == ["/dags/flights_ingest/dagRuns/replay__2013-01/clear"]
+
+
+def test_a_candidate_that_its_rollout_took_back_is_a_row_and_no_failure(
+    replay: replaying.Replay, airflow: Airflow, ledger: Ledger
+) -> None:
+    ledger.propose_traffic(MODEL, {"1": 100}, settled=True, expected_generation=0)
+    asked: list[dict[str, Any]] = []
+    replay.callers = lambda month, **how: asked.append(how) or nullcontext()  # type: ignore[func-returns-value]
+
+    def take_back(dag_id: str, run_id: str, key: str | None) -> None:
+        about = {"version": "2", "reason": "errors: 14 of 72 requests failed.", "seconds": 0.34}
+        ledger.append(Kind.INCIDENT, MODEL, {**about, "split": {"1": 90, "2": 10}})
+
+    airflow.on_start = take_back
+    airflow.states[f"{MODEL}_deploy", f"{MODEL}-version-2"] = ["running", "failed"]
+    row = replay.faulty("2013-02", "2")
+    again = replay.faulty("2013-02", "2")
+
+    assert row == again
+    assert airflow.started == [f"{MODEL}_deploy {MODEL}-version-2"]
+    assert asked == [{"unseen": True}]
+    assert row.serving == "1"
+    assert row.decision == (
+        "Injected: a candidate that fails some callers. Passed the gate as v2. Rolled back by itself at 10 %: errors: "
+        "14 of 72 requests failed. Restored on every replica in 0.3 s."
+    )
+
+
+def test_a_deployment_that_failed_without_an_incident_fails_the_replay(
+    replay: replaying.Replay, airflow: Airflow
+) -> None:
+    airflow.states[f"{MODEL}_deploy", f"{MODEL}-version-2"] = ["failed"]
+
+    with pytest.raises(PermanentError, match="disk is full"):
+        replay.faulty("2013-02", "2")
 
 
 def test_a_scoring_that_never_starts_is_told(replay: replaying.Replay, airflow: Airflow) -> None:

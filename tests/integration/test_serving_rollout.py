@@ -16,7 +16,8 @@ import pytest
 
 from mlops_provider.core.names import Header, Kind, Table
 from mlops_provider.exceptions import ServingCheckError, StoreUnavailableError
-from mlops_provider.steps.deploy import check_serving, deploy, rollback
+from mlops_provider.steps.deploy import check_serving, deploy
+from mlops_provider.steps.rollback import rollback
 from mlops_provider.stores import predictions
 from mlops_provider.stores.replicas import Replica
 from mlops_provider.targets import Server

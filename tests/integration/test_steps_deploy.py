@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -28,73 +26,21 @@ from mlops_provider.exceptions import (
     SourceError,
     StoreUnavailableError,
 )
-from mlops_provider.steps.deploy import check_serving, deploy, rollback
+from mlops_provider.steps.deploy import check_serving, deploy
+from mlops_provider.steps.rollback import rollback
 from mlops_provider.stores.replicas import Replica
 from mlops_provider.stores.tables import Tables
 from mlops_provider.targets import Answer, Server
-from support.serving import MODEL, World, origin
-
-
-@dataclass
-class InProcessTarget:
-    """Serves what the ledger says, at once; its faults are switches."""
-
-    world: World
-    model: str = MODEL
-    replicas: Sequence[str] = ("a", "b")
-    lying: set[str] = field(default_factory=set)
-    refusing: set[str] = field(default_factory=set)
-    silent: bool = False
-    when_moved: Callable[[Traffic], None] = lambda traffic: None
-    asked: int = 0
-
-    def apply(self, traffic: Traffic) -> None:
-        self.when_moved(traffic)
-
-    def observe(self) -> list[Replica]:
-        traffic = self.world.ledger.traffic(MODEL)
-        generation, split = (traffic.generation, traffic.split) if traffic else (0, {})
-        errors = [
-            f"Version {version} is refused: it holds foreign code." for version in split if version in self.refusing
-        ]
-        versions = tuple(version for version in split if version not in self.refusing)
-        return [
-            Replica(name, MODEL, f"http://{name}", generation, versions, " ".join(errors), 0.1)
-            for name in self.replicas
-        ]
-
-    def predict(self, rows: pd.DataFrame, *, version: str | None = None, replica: Replica | None = None) -> Answer:
-        if self.silent:
-            raise StoreUnavailableError("The model server gave no answer.")
-        self.asked += 1
-        traffic = self.world.ledger.traffic(MODEL)
-        assert traffic is not None
-        shares = [traffic.split[version] for version in traffic.split]
-        draw = np.random.default_rng(self.asked).choice(list(traffic.split), p=np.array(shares) / 100)
-        answering = version or str(draw)
-        lie = 0.001 if answering in self.lying else 0.0
-        return Answer(tuple(p + lie for p in self.world.expected(answering, rows)), answering, traffic.generation)
-
-    def remove(self) -> None:
-        """Nothing is held."""
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> World:
-    """Four versions in the registry and rows in the tables; each test gets its own ledger."""
-    made = World(tmp_path_factory.mktemp("rollouts"), empty_mlflow)
-    made.land_features()
-    for seed in range(1, 5):
-        made.register(seed, recorded=False)
-    return made
+from support.in_process import InProcessTarget
+from support.serving import DECLARED, MODEL, World, origin
 
 
 @pytest.fixture
-def world(trained: World, tmp_path: Path) -> World:
+def world(four_versions: World, tmp_path: Path) -> World:
     """The trained versions, with a ledger in which only version 1 passed the gate."""
-    trained.use_ledger(tmp_path / "ledger.db")
-    trained.record("1")
-    return trained
+    four_versions.use_ledger(tmp_path / "ledger.db")
+    four_versions.record("1")
+    return four_versions
 
 
 @pytest.fixture
@@ -143,7 +89,7 @@ def test_a_canary_goes_through_the_declared_steps(world: World, target: InProces
 def test_all_at_once_loads_first_and_then_switches(world: World, target: InProcessTarget) -> None:
     deployed(world, "1", target)
     world.record("2", champion="1")
-    spec = world.spec(rollout={"strategy": "all_at_once"})
+    spec = world.spec(rollout={**DECLARED["rollout"], "strategy": "all_at_once"})
 
     deploy(spec, world.stores, "2", target=target, origin=origin(), patience=2)
 

@@ -26,7 +26,7 @@ from mlflow import MlflowClient
 
 from mlops_provider.adapters import drift
 from mlops_provider.exceptions import TransientError
-from mlops_provider.steps import verification
+from mlops_provider.steps import following
 from mlops_provider.stores import delta
 from mlops_provider.stores.ledger import Ledger
 from mlops_provider.stores.reports import Reports
@@ -224,7 +224,7 @@ def _child(connection: Connection, step: str, place: Place, halt: Halt | None, a
     os.dup2(log, 1)
     os.dup2(log, 2)
     act = getattr(tasks, step)
-    verification.PAUSE_SECONDS = 0.02  # a rollout waits for its server, which is as quick here
+    following.PAUSE_SECONDS = 0.02  # a rollout waits for its server, which is as quick here
     _mark_points(connection, halt)
     connection.send(("ready", None))
     connection.recv()

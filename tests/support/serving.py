@@ -51,7 +51,14 @@ DECLARED: dict[str, Any] = {
     "expectations": "expectations.yaml",
     "features": {"numeric": ["distance", "seats"], "categorical": ["carrier"]},
     "gate": {"primary": "roc_auc"},
-    "rollout": {"strategy": "canary", "steps": [10, 50, 100], "soak_seconds": 0.0},
+    "rollout": {
+        "strategy": "canary",
+        "steps": [10, 50, 100],
+        "soak_seconds": 0.0,
+        "guards": {"errors": {"maximum": 0.01, "minimum_requests": 20}},
+        "wait_at_most_seconds": 0.0,
+        "without_data": "proceed",
+    },
 }
 SERVE = """
 import json, logging, resource, sys

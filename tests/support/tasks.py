@@ -13,6 +13,7 @@ from mlops_provider.core.references import TableRef
 from mlops_provider.serving import process as server_process
 from mlops_provider.serving.follower import Follower
 from mlops_provider.steps import deploy, gate, ingest, monitor, score, segments, train
+from mlops_provider.steps.rollback import rollback
 from mlops_provider.targets import Server
 from support.tiny import Place, ingest_month, origin, register_candidate
 
@@ -130,7 +131,7 @@ def rollback_model(place: Place, url: str, run: str) -> Any:
     stores = place.stores()
     target = Server(url, model=place.spec().name, ledger=stores.ledger)
     task = origin("rollback_model", run)
-    return deploy.rollback(place.spec().name, stores, reason="it was late", target=target, origin=task).as_json()
+    return rollback(place.spec().name, stores, reason="it was late", target=target, origin=task).as_json()
 
 
 def ingest_all(place: Place, month: str, run: str) -> Any:

@@ -7,10 +7,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mlops_provider.core.rollout import Traffic, champion, describe, plan, rollback_split
+from mlops_provider.core.guards import AgreementGuard, ErrorGuard, Guards, Soak
+from mlops_provider.core.names import Strategy
+from mlops_provider.core.rollout import RolloutPolicy, Step, Traffic, champion, describe, plan, rollback_split
 from mlops_provider.exceptions import ConcurrentWriteError, RolloutRefusedError
 
 STEPS = (10, 50, 100)
+ERRORS = Guards(errors=ErrorGuard(0.01, 100))
+AGREEMENT = Guards(agreement=AgreementGuard(0.9, 0.1, 100))
 ONE = Traffic("m", 1, {"1": 100}, settled=True)
 
 steps = st.sets(st.integers(1, 99), max_size=5).map(lambda some: (*sorted(some), 100))
@@ -29,39 +33,70 @@ histories = st.lists(st.tuples(splits(), st.booleans()), max_size=8).map(
 )
 
 
-def test_a_new_version_is_loaded_then_gets_its_steps() -> None:
-    assert plan(ONE, "2", STEPS) == ({"1": 100, "2": 0}, {"1": 90, "2": 10}, {"1": 50, "2": 50}, {"2": 100})
+def policy(strategy: Strategy = "canary", steps: tuple[int, ...] = STEPS, guards: Guards = ERRORS) -> RolloutPolicy:
+    return RolloutPolicy(strategy, steps, Soak(60, 600, 15, "rollback"), guards)
 
 
-def test_all_at_once_still_loads_first() -> None:
-    assert plan(ONE, "2", (100,)) == ({"1": 100, "2": 0}, {"2": 100})
+def test_a_canary_is_loaded_then_watched_at_each_of_its_steps() -> None:
+    assert plan(ONE, "2", policy()) == (
+        Step({"1": 100, "2": 0}),
+        Step({"1": 90, "2": 10}, watched=True),
+        Step({"1": 50, "2": 50}, watched=True),
+        Step({"2": 100}, watched=True),
+    )
+
+
+def test_all_at_once_still_loads_first_and_is_watched_afterwards() -> None:
+    assert plan(ONE, "2", policy("all_at_once")) == (Step({"1": 100, "2": 0}), Step({"2": 100}, watched=True))
+
+
+def test_a_shadow_is_watched_before_it_has_traffic_and_not_after() -> None:
+    assert plan(ONE, "2", policy("shadow")) == (Step({"1": 100, "2": 0}, ("2",), watched=True), Step({"2": 100}))
+
+
+def test_blue_green_keeps_the_old_version_loaded_to_be_compared_with() -> None:
+    whole = plan(ONE, "2", policy("blue_green"))
+
+    assert whole == (
+        Step({"1": 100, "2": 0}, ("2",), watched=True),
+        Step({"1": 0, "2": 100}, ("1",), watched=True),
+    )
+    switched = Traffic("m", 3, whole[1].split, settled=False, shadow=whole[1].shadow)
+    assert plan(switched, "2", policy("blue_green")) == whole[1:]
+
+
+def test_a_canary_that_has_to_agree_begins_as_a_shadow() -> None:
+    first, second, *_ = plan(ONE, "2", policy(guards=AGREEMENT))
+
+    assert first == Step({"1": 100, "2": 0}, ("2",), watched=True)
+    assert second == Step({"1": 90, "2": 10}, watched=True)
 
 
 def test_the_first_version_gets_everything() -> None:
-    assert plan(None, "1", STEPS) == ({"1": 100},)
+    assert plan(None, "1", policy()) == (Step({"1": 100}),)
 
 
 def test_an_interrupted_rollout_goes_on_where_it_was() -> None:
     current = Traffic("m", 4, {"1": 50, "2": 50}, settled=False)
 
-    assert plan(current, "2", STEPS) == ({"1": 50, "2": 50}, {"2": 100})
+    assert plan(current, "2", policy()) == (Step({"1": 50, "2": 50}, watched=True), Step({"2": 100}, watched=True))
 
 
 def test_a_rollout_interrupted_at_its_end_only_has_to_settle() -> None:
-    assert plan(Traffic("m", 4, {"2": 100}, settled=False), "2", STEPS) == ({"2": 100},)
+    assert plan(Traffic("m", 4, {"2": 100}, settled=False), "2", policy()) == (Step({"2": 100}, watched=True),)
 
 
 def test_deploying_the_old_version_again_ends_a_rollout_without_helping_the_new_one() -> None:
     current = Traffic("m", 3, {"1": 90, "2": 10}, settled=False)
 
-    assert plan(current, "1", STEPS) == ({"2": 10, "1": 90}, {"1": 100})
+    assert [step.split for step in plan(current, "1", policy())] == [{"2": 10, "1": 90}, {"1": 100}]
 
 
 def test_a_second_rollout_waits_for_the_first() -> None:
     current = Traffic("m", 3, {"1": 90, "2": 10}, settled=False)
 
     with pytest.raises(ConcurrentWriteError) as caught:
-        plan(current, "3", STEPS)
+        plan(current, "3", policy())
 
     assert str(caught.value) == (
         "Version 3 of 'm' has to wait: generation 3 (version 1: 90 %, version 2: 10 %) belongs to a rollout that has "
@@ -72,7 +107,8 @@ def test_a_second_rollout_waits_for_the_first() -> None:
 def test_versions_that_share_traffic_keep_their_proportions() -> None:
     current = Traffic("m", 3, {"1": 67, "2": 33, "3": 0}, settled=True)
 
-    assert plan(current, "4", STEPS)[1:] == ({"1": 60, "2": 30, "4": 10}, {"1": 33, "2": 17, "4": 50}, {"4": 100})
+    splits = [step.split for step in plan(current, "4", policy())]
+    assert splits[1:] == [{"1": 60, "2": 30, "4": 10}, {"1": 33, "2": 17, "4": 50}, {"4": 100}]
 
 
 @given(splits(), st.booleans(), versions, steps)
@@ -82,12 +118,12 @@ def test_every_plan_sums_to_100_and_only_the_candidate_gains(
     assume(settled or candidate in split)
     current = Traffic("m", 3, split, settled)
 
-    entries = plan(current, candidate, steps)
+    entries = [step.split for step in plan(current, candidate, policy(steps=steps))]
 
     assert all(sum(entry.values()) == 100 for entry in entries)
     assert entries[0].get(candidate) == split.get(candidate, 0)
     assert entries[-1] == {candidate: 100}
-    for before, after in zip((split, *entries), entries, strict=False):
+    for before, after in zip([split, *entries], entries, strict=False):
         assert after[candidate] >= before.get(candidate, 0)
         assert all(0 <= share <= before[version] for version, share in after.items() if version != candidate)
     shares = [entry[candidate] for entry in entries[1:]]
@@ -98,7 +134,7 @@ def test_every_plan_sums_to_100_and_only_the_candidate_gains(
 @pytest.mark.parametrize("wrong", [(), (10, 50), (50, 10, 100), (0, 100), (10, 10, 100), (10, 150)])
 def test_steps_must_rise_to_100(wrong: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="rise from above 0 to 100"):
-        plan(ONE, "2", wrong)
+        plan(ONE, "2", policy(steps=wrong))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ from mlops_provider.checked_yaml import Document
 from mlops_provider.core.drift import DriftPolicy
 from mlops_provider.core.fairness import FairnessLimit
 from mlops_provider.core.gates import GatePolicy, Limit, SliceCeiling, SliceFloor
+from mlops_provider.core.guards import AgreementGuard, ErrorGuard, Guards, LatencyGuard, PredictionGuard, Soak
 from mlops_provider.core.retrain import Drop, RetrainPolicy
+from mlops_provider.core.rollout import RolloutPolicy
 from mlops_provider.core.serving import ServingPolicy
 from mlops_provider.core.tasks import REGRESSION as REGRESSION_TASK
 from mlops_provider.exceptions import SpecError
@@ -41,6 +43,7 @@ DECLARED: dict[str, Any] = {
     "features": {"numeric": ["distance", "temp"], "categorical": ["origin"]},
     "gate": {"primary": "roc_auc"},
 }
+ROLLOUT: dict[str, Any] = {"guards": {"errors": {"maximum": 0.01}}}
 DATA = """
 from .weather import hourly
 
@@ -73,6 +76,7 @@ def declare(folder: Path) -> Declare:
             for parent in parents:
                 part = part.setdefault(parent, {})
             part[last] = value
+        declared.setdefault("rollout", ROLLOUT)
         path = folder / "model.yaml"
         path.write_text(yaml.safe_dump(declared, sort_keys=False))
         return path
@@ -90,7 +94,9 @@ def test_a_minimal_declaration_is_completed_with_defaults(declare: Declare) -> N
     spec = load_spec(declare())
 
     assert spec.time_zone == "UTC"
-    assert spec.rollout_steps == (10, 50, 100)
+    assert spec.rollout_policy == RolloutPolicy(
+        "canary", (10, 50, 100), Soak(600, 3600, 15, "rollback"), Guards(errors=ErrorGuard(0.01, 100))
+    )
     assert spec.feature_columns == ("distance", "temp", "origin")
     assert spec.gate_policy == GatePolicy("roc_auc", (), ("dummy", "linear"), None, 1000)
     assert spec.approval.policy == "never"
@@ -110,7 +116,18 @@ def test_every_policy_reaches_core_as_declared(declare: Declare) -> None:
             "gate.mode_reason": "first week",
             "monitoring": {"limit": 0.2, "seasonal": ["temp"], "seasonal_limit": 3, "alarm_share": 0.5},
             "retrain": {"windows_needed": 1, "windows_considered": 2, "max_age_days": 90},
-            "rollout": {"strategy": "all_at_once"},
+            "rollout": {
+                "strategy": "blue_green",
+                "soak_seconds": 60,
+                "guards": {
+                    "latency": {"p99_ms": 250, "minimum_requests": 10},
+                    "predictions": {"maximum": 0.5},
+                    "agreement": {"minimum": 0.9, "within": 0.1},
+                },
+                "wait_at_most_seconds": 120,
+                "without_data": "hold",
+                "look_seconds": 5,
+            },
             "serving": {"sticky": ["customer"], "fallback": 0.2, "deadline_seconds": 1, "most_waiting": 64},
             "resources": {"train_model": {"pool": "training", "threads": 2}},
         }
@@ -129,7 +146,16 @@ def test_every_policy_reaches_core_as_declared(declare: Declare) -> None:
     )
     assert spec.drift_policy == DriftPolicy(0.2, ("temp",), 3, 0.5, 10_000, 1000)
     assert spec.retrain_policy == RetrainPolicy(1, 2, Drop(0.02), 90, 25)
-    assert spec.rollout_steps == (100,)
+    assert spec.rollout_policy == RolloutPolicy(
+        "blue_green",
+        (10, 50, 100),
+        Soak(60, 120, 5, "hold"),
+        Guards(
+            latency=LatencyGuard(250, None, 10),
+            predictions=PredictionGuard(0.5, 200),
+            agreement=AgreementGuard(0.9, 0.1, 200),
+        ),
+    )
     assert spec.serving.policy() == ServingPolicy(("customer",), 0.2, 1, 60, 64)
     assert spec.time_zone == "America/New_York"
     assert spec.resources["train_model"].pool == "training"  # type: ignore[index]  # a StrEnum is its text
@@ -297,7 +323,17 @@ WRONG = [
     ({"seed": {"a": 1}}, "26: seed: expected a whole number, got keys and values."),
     ({"bootstrap": {"confidence": 95}}, "27: bootstrap.confidence: expected less than 1, got 95."),
     ({"search": {"trials": True}}, "27: search.trials: expected a whole number, got true."),
-    ({"rollout": {"steps": [10, 50]}}, "26: rollout: the steps must rise from above 0 to 100 percent, got [10, 50]."),
+    (
+        {"rollout": {"steps": [10, 50]}},
+        (
+            "26: rollout.guards: a rollout without a guard is refused: declare at least one of errors, latency, "
+            "predictions, agreement."
+        ),
+    ),
+    (
+        {"rollout": {**ROLLOUT, "steps": [10, 50]}},
+        "26: rollout: the steps must rise from above 0 to 100 percent, got [10, 50].",
+    ),
     ({"serving": {"fallback": 1.5}}, "27: serving.fallback: expected a probability, 0-1, got 1.5."),
     ({"serving": {"fallback": float("inf")}}, "27: serving.fallback: expected a finite number, got inf."),
     ({"serving": {"deadline_seconds": 90}}, "26: serving: deadlines must lie above 0, and the default not above the "),

@@ -61,7 +61,7 @@ def sample_of(spec: ModelSpec, *, rows: int, trials: int) -> ModelSpec:
     declared["search"] |= {"trials": trials}
     declared["bootstrap"] |= {"resamples": 100}
     declared["gate"] |= {"mode": "dry_run", "mode_reason": "mlops ci judges a sample"}
-    declared["rollout"] |= {"soak_seconds": 0.0}
+    declared["rollout"] |= {"soak_seconds": 0.0, "wait_at_most_seconds": 0.0, "without_data": "proceed"}
     declared["monitoring"] |= {"minimum_rows": 1}
     if spec.segments:
         declared["segments"] |= {"minimum_rows": _SEGMENT_ROWS}

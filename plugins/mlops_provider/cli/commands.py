@@ -68,6 +68,15 @@ MODEL = option("--model", "the model.yaml to work with (default: %(default)s)", 
 
 PACKAGE = option("--package", "folder that `mlops package` wrote", required=True)
 
+ROLLED_OUT = Argument(
+    ("model",),
+    {
+        "help": "the model.yaml, or the name of a model in include/ (default: %(default)s)",
+        "nargs": "?",
+        "default": DEFAULT_MODEL_YAML,
+    },
+)
+
 REGISTRY_DATABASE = option("--registry-database", "database behind MLflow (default: the registry, if it is one)")
 
 COMMANDS: tuple[Command | Group, ...] = (
@@ -118,6 +127,7 @@ COMMANDS: tuple[Command | Group, ...] = (
             MODEL,
             option("--partition", "month to work on, such as 2013-01; for train: the month to gate on"),
             option("--version", "deploy: the version to deploy (default: the newest that passed the gate)"),
+            flag("--dry-run", "deploy: print the steps, soak, guards and minimum samples; change nothing"),
             option("--run-id", "continue an earlier run under its ID instead of starting a new one"),
         ),
         extras=("tables", "validation", "training", "drift"),
@@ -195,6 +205,33 @@ COMMANDS: tuple[Command | Group, ...] = (
         "move traffic back to the last settled version",
         "rollback:main",
         (MODEL, option("--reason", "why, for the ledger", required=True)),
+    ),
+    Group(
+        "rollout",
+        "how traffic moves to a new version",
+        (
+            Command("status", "say where traffic stands, and what the guards say", "rollout:status", (ROLLED_OUT,)),
+            Command(
+                "promote",
+                "move the rollout under way on by a step, if its guards let it; --override skips them",
+                "rollout:promote",
+                (
+                    ROLLED_OUT,
+                    flag("--override", "emergency: all traffic at once, without steps and guards; needs --reason"),
+                    option("--reason", "why the guards are skipped, for the ledger"),
+                    option("--version", "with --override: the version (default: the one under way)"),
+                    flag("--dry-run", "say what would be done, change nothing"),
+                ),
+                extras=("tables", "training"),
+            ),
+            Command(
+                "abort",
+                "end the rollout under way; nothing is held against the version",
+                "rollout:abort",
+                (ROLLED_OUT, option("--reason", "why, for the ledger", required=True)),
+                extras=("tables", "training"),
+            ),
+        ),
     ),
     Command(
         "promote",
@@ -326,7 +363,9 @@ COMMANDS: tuple[Command | Group, ...] = (
             option("--from", "first month (default: the model's first partition)", dest="first"),
             option("--months", "how many months (default: %(default)s)", type=int, default=6),
             option("--fault", "the faulty month that 'mlops up' was given; only checked here"),
+            flag("--bad-candidate", "then a candidate with an injected fault, that its rollout has to find"),
             option("--timeout", "longest wait for one DAG run, in seconds", type=float, default=900.0),
         ),
+        extras=("tables", "training"),
     ),
 )

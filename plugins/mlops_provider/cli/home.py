@@ -32,7 +32,11 @@ TELEMETRY_OFF: Mapping[str, str] = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "SCARF_ANALYTICS": "false",
 }
-QUIET: Mapping[str, str] = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+QUIET: Mapping[str, str] = {
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,16 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mlops_provider.cli.airflow_api import FAILED_TASKS, AirflowApi, DagRun
 from mlops_provider.cli.home import ADMIN, Secrets, Stack, required, url, use_home
 from mlops_provider.cli.progress import Progress
-from mlops_provider.cli.replay_table import Row, heading, line, row_of
+from mlops_provider.cli.replay_callers import Callers
+from mlops_provider.cli.replay_fault import bad_candidate
+from mlops_provider.cli.replay_table import Row, fault_row, heading, incident_of, line, row_of
 from mlops_provider.cli.up import addresses
 from mlops_provider.core import partitions
 from mlops_provider.core.names import Environment, Kind
@@ -20,6 +24,7 @@ from mlops_provider.exceptions import ConfigurationError, PermanentError, StoreU
 from mlops_provider.spec import load_spec
 
 if TYPE_CHECKING:
+    from mlops_provider.core.evidence import Record
     from mlops_provider.spec import ModelSpec
     from mlops_provider.stores.ledger import Ledger
 
@@ -30,7 +35,7 @@ LOG_LINES = 20
 
 def main(arguments: argparse.Namespace) -> int:
     """Replay the months asked for against the stack of this project."""
-    from mlops_provider.stores.ledger import Ledger
+    from mlops_provider.stores.suite import Stores
 
     home = use_home()
     stack = Stack.read(home)
@@ -42,17 +47,29 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.months < 1:
         raise ConfigurationError("--months must be 1 or more.")
     api = AirflowApi(url(stack.ports["airflow"]), user=ADMIN, password=Secrets.of(home).admin_password)
-    ledger = Ledger(required(Environment.LEDGER_URL))
+    stores = Stores.from_environment()
+    ledger = stores.ledger
     progress = Progress(sys.stderr)
     try:
         replay = Replay(
-            api, ledger, spec.name, metric=spec.gate.primary, progress=progress.say, timeout=arguments.timeout
+            api,
+            ledger,
+            spec.name,
+            metric=spec.gate.primary,
+            progress=progress.say,
+            timeout=arguments.timeout,
+            callers=partial(Callers, spec, stores, required(Environment.SERVER_URL)),
         )
         replay.wait_for_dags()
         print(heading(spec.gate.primary, spec.bootstrap.confidence), flush=True)
         for month in partitions.between(first, partitions.following(first, arguments.months - 1)):
             deliver(spec, month)
             row = replay.month(month)
+            progress.clear()
+            print(line(row), flush=True)
+        if arguments.bad_candidate:
+            progress.say(f"{month}  a candidate with a fault", "training it, and the gate")
+            row = replay.faulty(month, bad_candidate(spec, stores, month))
             progress.clear()
             print(line(row), flush=True)
     finally:
@@ -91,6 +108,7 @@ class Replay:
     :param metric: The metric of the table.
     :param progress: Told what is waited for, and what it is doing, each time it is looked at.
     :param timeout: Longest wait for one DAG run, in seconds.
+    :param callers: Gives those who ask for predictions while a version is rolled out, for a month.
     """
 
     def __init__(
@@ -102,8 +120,10 @@ class Replay:
         metric: str,
         progress: Callable[[str, str], None],
         timeout: float,
+        callers: Callable[..., AbstractContextManager[object]] = lambda *_, **__: nullcontext(),
     ) -> None:
         self.api = api
+        self.callers = callers
         self.ledger = ledger
         self.model = model
         self.metric = metric
@@ -148,8 +168,32 @@ class Replay:
             training = self.appear(month, self.dag("train"), decision.payload["cause"])
             self.finish(month, training)
             if version := self.released(month):
-                self.finish(month, self.appear(month, self.dag("deploy"), f"{self.model}-version-{version}"))
+                with self.callers(month):
+                    run = self.appear(month, self.dag("deploy"), f"{self.model}-version-{version}")
+                    self.finish_deployment(month, run, version)
         return row_of(self.ledger, self.model, month, metric=self.metric)
+
+    def faulty(self, month: str, version: str) -> Row:
+        """Deploy the candidate with the fault, while some ask about what it can't answer; gives what came of it."""
+        if self.incident(version) is None:
+            with self.callers(month, unseen=True):
+                run_id = f"{self.model}-version-{version}"
+                run = self.api.trigger(self.dag("deploy"), run_id, conf={"version": version})
+                self.finish_deployment(month, run, version)
+        return fault_row(self.ledger, self.model, month, version)
+
+    def finish_deployment(self, month: str, run: DagRun, version: str) -> None:
+        """Wait until a deployment is over; that a guard ended it is no failure of the replay."""
+        try:
+            if self.incident(version) is None:
+                self.finish(month, run)
+        except PermanentError:
+            if self.incident(version) is None:
+                raise
+
+    def incident(self, version: str) -> Record | None:
+        """How the version failed, if it did."""
+        return incident_of(self.ledger, self.model, version)
 
     def scoring(self, month: str) -> DagRun:
         """The scoring that the month's features started; an event starts it, so it may take a moment to appear."""

@@ -138,8 +138,33 @@ def _decision(ledger: Ledger, model: str, month: str) -> str:
     if not gate.payload["passed"]:
         return f"{said} {gate.payload['summary']}"
     registered = _newest(ledger.history(Kind.REGISTRATION, model), "gate", gate.record_id)
-    version = f" as v{registered.payload['version']}" if registered else ""
-    return f"{said} Passed the gate{version}."
+    if registered is None:
+        return f"{said} Passed the gate."
+    version = registered.payload["version"]
+    return " ".join([f"{said} Passed the gate as v{version}.", *_taken_back(ledger, model, version)])
+
+
+def fault_row(ledger: Ledger, model: str, month: str, version: str) -> Row:
+    """What came of the candidate that a replay put a fault into."""
+    said = [f"Injected: a candidate that fails some callers. Passed the gate as v{version}."]
+    said += _taken_back(ledger, model, version) or ["Nothing was found: it serves."]
+    settled = [traffic for traffic in ledger.traffic_history(model) if traffic.settled]
+    return Row(month, None, None, None, (), " ".join(said), rollout.champion(settled[-1]) if settled else None)
+
+
+def incident_of(ledger: Ledger, model: str, version: str) -> Record | None:
+    """The newest incident of a version."""
+    return _newest(ledger.history(Kind.INCIDENT, model), "version", version)
+
+
+def _taken_back(ledger: Ledger, model: str, version: str) -> list[str]:
+    """That a version was taken back, and why; nothing if it was not."""
+    incident = incident_of(ledger, model, version)
+    if incident is None:
+        return []
+    found = incident.payload
+    restored = "" if found["seconds"] is None else f" Restored on every replica in {found['seconds']:.1f} s."
+    return [f"Rolled back by itself at {found['split'].get(version, 0)} %: {found['reason']}{restored}"]
 
 
 def _newest(records: Sequence[Record], field: str, value: str) -> Record | None:

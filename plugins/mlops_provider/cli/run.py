@@ -15,7 +15,7 @@ from mlops_provider.cli.home import Stack, required, use_home
 from mlops_provider.core import partitions, rollout
 from mlops_provider.core.names import Environment, Kind
 from mlops_provider.core.origin import Origin
-from mlops_provider.exceptions import NothingToDo, RolloutRefusedError
+from mlops_provider.exceptions import ConfigurationError, NothingToDo, RolloutRefusedError
 from mlops_provider.spec import ModelSpec, load_spec
 
 if TYPE_CHECKING:
@@ -32,12 +32,14 @@ def main(arguments: argparse.Namespace) -> int:
     if Stack.read(home) is None and not os.environ.get(Environment.TABLES_URI):
         home.make_local(os.environ)
         print(f"No stack is up here and {Environment.TABLES_URI} is not set: working in {home.local}.")
+    if arguments.dry_run and arguments.stage != "deploy":
+        raise ConfigurationError("--dry-run is for deploy; the other stages say what they did, and move no traffic.")
     # A deployment is about a version; everything else is about a month.
     month = "" if arguments.stage == "deploy" else partitions.check(arguments.partition)
     spec = load_spec(arguments.model)
     stages = Stages(spec, Stores.from_environment(), month, run_id=arguments.run_id or new_run_id())
     if arguments.stage == "deploy":
-        stages.deploy(arguments.version)
+        stages.deploy(arguments.version, dry_run=arguments.dry_run)
     else:
         getattr(stages, arguments.stage)()
     return 0
@@ -198,8 +200,13 @@ class Stages:
             ),
         )
 
-    def deploy(self, version: str | None = None) -> None:
-        """Check a version in the server, then move traffic to it; by default the newest registered one."""
+    def deploy(self, version: str | None = None, *, dry_run: bool = False) -> None:
+        """
+        Check a version in the server, then move traffic to it.
+
+        :param version: By default the newest registered one.
+        :param dry_run: Only print what would be done.
+        """
         from mlops_provider.steps import deploy
         from mlops_provider.targets import Server
 
@@ -211,6 +218,11 @@ class Stages:
                 raise RolloutRefusedError(f"No version of {spec.name!r} is registered: train one first.")
             version = str(registered.payload["version"])
         chosen = version
+        if dry_run:
+            from mlops_provider.cli.rollout import plan_text
+
+            print(plan_text(spec, stores, chosen))
+            return
         token = os.environ.get(Environment.SERVER_TOKEN, "")
         target = Server(required(Environment.SERVER_URL), model=spec.name, ledger=stores.ledger, token=token)
         self.step("check_serving", lambda o: deploy.check_serving(spec, stores, chosen, target=target, origin=o))

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
+
+Strategy = Literal["canary", "blue_green", "shadow", "all_at_once"]
+"""How traffic moves to a new version."""
+
+WithoutData = Literal["rollback", "hold", "proceed"]
+"""What becomes of a step of a rollout whose guards lack their minimum samples."""
 
 
 class Kind(StrEnum):
@@ -32,6 +39,9 @@ class Kind(StrEnum):
     TRAFFIC = "traffic"
     PROMOTION = "promotion"
     ROLLBACK = "rollback"
+    INCIDENT = "incident"
+    OVERRIDE = "override"
+    ABORT = "abort"
     IMPORT = "import"
     COPY = "copy"
     # Of the operators that work alone, on tables of somebody else; none of them moves traffic.
@@ -174,6 +184,10 @@ class Header(StrEnum):
     ENTITY = "X-MLOps-Entity"
     DEADLINE = "X-MLOps-Deadline-Ms"
     ARM = "X-MLOps-Arm"
+
+
+CHECK_REQUEST = "check-"
+"""How the IDs of requests begin that a rollout sends itself; they are logged, but no guard counts them."""
 
 
 class Arm(StrEnum):

@@ -35,6 +35,10 @@ class Origin(Payload):
             for part in (self.dag_id, self.run_id, self.task_id, str(self.map_index))
         )
 
+    def same_run(self, key: str) -> bool:
+        """Whether the *key* of another origin names a task of this one's run."""
+        return key.split("/")[:2] == self.key.split("/")[:2]
+
     @property
     def path(self) -> str:
         """``dag/run/task[/map]`` in characters that need no quoting in a file name or an address."""

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from mlops_provider.core.guards import Guards, Soak
+from mlops_provider.core.names import Strategy
 from mlops_provider.core.payload import Payload
 from mlops_provider.exceptions import ConcurrentWriteError, RolloutRefusedError
 
@@ -40,21 +42,59 @@ class Traffic(Payload):
             raise ValueError(f"a shadow must be in the split, with 0 percent: version {visible[0]} is not.")
 
 
-def plan(current: Traffic | None, candidate: str, steps: Sequence[int]) -> tuple[dict[str, int], ...]:
+@dataclass(frozen=True, slots=True)
+class Step(Payload):
     """
-    Return the splits that bring *candidate* to all traffic, in order.
+    One generation of a rollout.
+
+    :param split: Version to percent, 100 in all.
+    :param shadow: Versions that score, unseen, what others answered.
+    :param watched: Whether it is soaked in, and the guards must pass, before the next one.
+    """
+
+    split: Mapping[str, int]
+    shadow: tuple[str, ...] = ()
+    watched: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutPolicy(Payload):
+    """
+    How traffic moves to a new version, as model.yaml declares it.
+
+    :param steps: Percent for the new version after each step of a canary, rising to 100.
+    """
+
+    strategy: Strategy
+    steps: tuple[int, ...]
+    soak: Soak
+    guards: Guards
+
+    @property
+    def shares(self) -> tuple[int, ...]:
+        """Percent for the new version after each step that gives it some."""
+        return self.steps if self.strategy == "canary" else (100,)
+
+    @property
+    def shadows(self) -> bool:
+        """Whether the version first scores, unseen, what others answer; only so can it agree with the answers."""
+        return self.strategy in ("shadow", "blue_green") or self.guards.agreement is not None
+
+
+def plan(current: Traffic | None, candidate: str, policy: RolloutPolicy) -> tuple[Step, ...]:
+    """
+    Return the steps that bring *candidate* to all traffic, in order; after the last one it settles.
 
     The first loads the candidate beside what serves, at the share it has (0 when new, more when an interrupted rollout
-    of it goes on); the last is the candidate alone. Without a current split the candidate gets everything at once.
-    No other version ever gains traffic.
+    of it goes on); in the last it has all traffic. Without a current split the candidate gets everything at once, for
+    there is nobody to answer in its place, and nothing to compare it with. No other version ever gains traffic.
 
-    :param steps: Percent for the candidate after each step, rising, the last 100.
     :raises ConcurrentWriteError: Another version's rollout is not settled. Retried.
-    :raises ValueError: *steps* do not rise to 100.
+    :raises ValueError: The steps do not rise to 100.
     """
-    check_steps(steps)
+    check_steps(policy.steps)
     if current is None:
-        return ({candidate: 100},)
+        return (Step({candidate: 100}),)
     if not current.settled and candidate not in current.split:
         raise ConcurrentWriteError(
             f"Version {candidate} of {current.model!r} has to wait: generation {current.generation} "
@@ -63,12 +103,24 @@ def plan(current: Traffic | None, candidate: str, steps: Sequence[int]) -> tuple
         )
     reached = current.split.get(candidate, 0)
     if reached == 100:
-        return ({candidate: 100},)
-    entries = [{version: share for version, share in current.split.items() if share} | {candidate: reached}]
-    for step in steps:
-        if step > reached:
-            entries.append(_step(entries[-1], candidate, step))
+        return (_last(candidate, current.split, policy),)
+    beside = {version: share for version, share in current.split.items() if share} | {candidate: reached}
+    unseen = (candidate,) if policy.shadows and not reached else ()
+    entries = [Step(beside, unseen, watched=bool(unseen or reached))]
+    for share in policy.shares:
+        if share == 100:
+            entries.append(_last(candidate, entries[-1].split, policy))
+        elif share > reached:
+            entries.append(Step(_next_split(entries[-1].split, candidate, share), watched=True))
     return tuple(entries)
+
+
+def _last(candidate: str, before: Mapping[str, int], policy: RolloutPolicy) -> Step:
+    """All traffic for the candidate. In blue-green the others stay loaded, and are compared with it as shadows."""
+    if policy.strategy != "blue_green":
+        return Step({candidate: 100}, watched=policy.strategy != "shadow")
+    others = tuple(sorted((version for version in before if version != candidate), key=_age))
+    return Step({**dict.fromkeys(others, 0), candidate: 100}, others, watched=True)
 
 
 def check_steps(steps: Sequence[int]) -> None:
@@ -77,14 +129,12 @@ def check_steps(steps: Sequence[int]) -> None:
         raise ValueError(f"the steps must rise from above 0 to 100 percent, got {list(steps)}.")
 
 
-def _step(split: Mapping[str, int], candidate: str, share: int) -> dict[str, int]:
+def _next_split(split: Mapping[str, int], candidate: str, share: int) -> dict[str, int]:
     """
     Raise the candidate to *share*; the others keep their proportions in the rest (largest remainders round up).
 
     Always from the split before: scaled from the first one, a version could gain a percent between two steps.
     """
-    if share == 100:
-        return {candidate: 100}
     others = {version: percent for version, percent in split.items() if version != candidate}
     rest, total = 100 - share, sum(others.values())
     scaled = {version: percent * rest // total for version, percent in others.items()}

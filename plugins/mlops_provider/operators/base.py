@@ -140,6 +140,19 @@ class PartitionStepOperator(ModelStepOperator):
         self.partition = partition
 
 
+Callbacks = Callable[[Any], None] | Sequence[Callable[[Any], None]] | None
+"""Airflow's notifiers, or functions of the context."""
+
+
+def tell(operator: ModelStepOperator, context: Context, callbacks: Callbacks, **about: str) -> None:
+    """Call those who asked to be told, as Airflow calls its own callbacks: one that fails stops nobody."""
+    for callback in [callbacks] if callable(callbacks) else callbacks or ():
+        try:
+            callback({**context, "mlops": {"model": operator.spec.name, **about}})
+        except Exception:  # the decision stands, and its task would fail over a message
+            operator.log.exception("A callback of %s failed.", operator.task_id)
+
+
 def results(chunks: Sequence[Mapping[str, Any]] | None) -> list[ChunkResult] | None:
     """Read what mapped tasks handed back; None if there were none."""
     from mlops_provider.core.chunks import ChunkResult

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.sdk.exceptions import AirflowFailException
 
 from mlops_provider.core import names
-from mlops_provider.operators.base import ModelStepOperator
+from mlops_provider.exceptions import ServingCheckError
+from mlops_provider.operators.base import Callbacks, ModelStepOperator, tell
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from mlops_provider.core.origin import Origin
+
+
+SHORTEST_DEFERRAL = 5.0
+"""Seconds from which a wait is handed to the triggerer; handing over and coming back takes a few itself."""
 
 
 class TrafficOperator(ModelStepOperator):
@@ -39,22 +48,43 @@ class TrafficOperator(ModelStepOperator):
         return Server(hook.address, model=self.spec.name, ledger=self.stores.ledger, token=hook.token)
 
 
-class CheckServingOperator(TrafficOperator):
+class ReleaseOperator(TrafficOperator):
+    """
+    A step in which a version may fail, which then is an incident.
+
+    :param version: Registered version. (templated)
+    :param on_incident_callback: Whom to tell when it was taken back: notifiers, or functions of the context, which
+        holds ``mlops`` with ``model``, ``version`` and ``summary``.
+    """
+
+    template_fields: Sequence[str] = (*TrafficOperator.template_fields, "version")
+
+    def __init__(self, *, version: str, on_incident_callback: Callbacks = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.version = version
+        self.on_incident_callback = on_incident_callback
+
+    def execute(self, context: Context) -> Any:
+        """Run the step; tell of an incident before the task fails."""
+        try:
+            return super().execute(context)
+        except AirflowFailException as failure:
+            if isinstance(failure.__cause__, ServingCheckError):
+                tell(self, context, self.on_incident_callback, version=self.version, summary=str(failure))
+            raise
+
+
+class CheckServingOperator(ReleaseOperator):
     """
     Load a version beside the others on every live replica and compare its answers with the registry's model.
 
     :param model_yaml: Path of the use case's ``model.yaml``. (templated)
     :param version: Registered version. (templated)
     :param server_conn_id: Connection of the model server. (templated)
+    :param on_incident_callback: Whom to tell when the version fails; as for :class:`DeployModelOperator`.
     :return: Ledger ID of the check.
     :raises ServingCheckError: A replica can't load it or answers differently. Not retried.
     """
-
-    template_fields: Sequence[str] = (*TrafficOperator.template_fields, "version")
-
-    def __init__(self, *, version: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.version = version
 
     def step(self, context: Context, origin: Origin) -> str:
         from mlops_provider.steps import deploy
@@ -62,30 +92,53 @@ class CheckServingOperator(TrafficOperator):
         return deploy.check_serving(self.spec, self.stores, self.version, target=self.target, origin=origin)
 
 
-class DeployModelOperator(TrafficOperator):
+class DeployModelOperator(ReleaseOperator):
     """
-    Move traffic to a version in the declared steps; settle it, or roll back.
+    Move traffic to a version as ``rollout`` of model.yaml declares; settle it, or roll back by itself.
 
-    A retry goes on at the step that the first try reached. Skipped if the version already has the traffic.
+    It looks, moves, and checks out until the next look is due: no worker slot is held meanwhile. Where the rollout
+    stands is in the ledger, so a retry, or a task that was killed, goes on there. Skipped if the version already has
+    the traffic.
 
     :param model_yaml: Path of the use case's ``model.yaml``. (templated)
     :param version: Registered version. (templated)
     :param server_conn_id: Connection of the model server. (templated)
+    :param deferrable: Wait in the triggerer instead of holding a worker slot.
+    :param on_incident_callback: Whom to tell when the version was taken back: notifiers, or functions of the context,
+        which holds ``mlops`` with ``model``, ``version`` and ``summary``. A retry may tell it again.
     :return: The settled traffic record.
-    :raises RolloutRefusedError: The version never passed the gate, or was rolled back before. Not retried.
+    :raises GuardBreachedError: A guard was breached, and the version was taken back. Not retried.
+    :raises InconclusiveRolloutError: No minimum sample came in time, and it was taken back. Not retried.
+    :raises RolloutRefusedError: The version never passed the gate, was rolled back before, or aborted. Not retried.
     :raises ConcurrentWriteError: Another rollout moved the traffic meanwhile. Retried.
     """
 
-    template_fields: Sequence[str] = (*TrafficOperator.template_fields, "version")
-
-    def __init__(self, *, version: str, **kwargs: Any) -> None:
+    def __init__(self, *, deferrable: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.version = version
+        self.deferrable = deferrable
 
     def step(self, context: Context, origin: Origin) -> dict[str, Any]:
         from mlops_provider.steps import deploy
 
-        return deploy.deploy(self.spec, self.stores, self.version, target=self.target, origin=origin).as_json()
+        while isinstance(
+            reached := deploy.advance(self.spec, self.stores, self.version, target=self.target, origin=origin),
+            deploy.Waiting,
+        ):
+            self.log.info("Next look in %.1f s: %s", reached.seconds, " ".join(reached.reasons))
+            if self.deferrable and reached.left >= SHORTEST_DEFERRAL:
+                self.check_out(reached.seconds)
+            time.sleep(reached.seconds)
+        return reached.as_json()
+
+    def check_out(self, seconds: float) -> NoReturn:
+        """Leave the worker, and come back after *seconds*."""
+        from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+
+        self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=seconds)), method_name=self.execute_complete.__name__)
+
+    def execute_complete(self, context: Context, event: Any = None) -> Any:
+        """Called on resume: look again."""
+        return self.execute(context)
 
 
 class RollbackModelOperator(TrafficOperator):
@@ -106,8 +159,8 @@ class RollbackModelOperator(TrafficOperator):
         self.reason = reason
 
     def step(self, context: Context, origin: Origin) -> dict[str, Any]:
-        from mlops_provider.steps import deploy
+        # What it needs once traffic has moved: a worker that lacks it says so before.
+        from mlops_provider.steps import verification  # noqa: F401
+        from mlops_provider.steps.rollback import rollback
 
-        return deploy.rollback(
-            self.spec.name, self.stores, reason=self.reason, target=self.target, origin=origin
-        ).as_json()
+        return rollback(self.spec.name, self.stores, reason=self.reason, target=self.target, origin=origin).as_json()

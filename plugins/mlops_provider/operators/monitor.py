@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlops_provider.links import ReportLink
-from mlops_provider.operators.base import ModelStepOperator, PartitionStepOperator, results
+from mlops_provider.operators.base import Callbacks, ModelStepOperator, PartitionStepOperator, results, tell
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from mlops_provider.core.origin import Origin
-
-
-Callbacks = Callable[[Any], None] | Sequence[Callable[[Any], None]] | None
-"""Airflow's notifiers, or functions of the context."""
 
 
 class DeliverPredictionsOperator(ModelStepOperator):
@@ -128,7 +124,7 @@ class DetectDriftOperator(PartitionStepOperator):
             self.log.info("%s", sentence)
         self.log.info("Drift alarm." if found["alarm"] else "No drift alarm.")
         if found["alarm"]:
-            _tell(self, context, self.on_alarm_callback, partition=self.partition, summary=" ".join(found["reasons"]))
+            tell(self, context, self.on_alarm_callback, partition=self.partition, summary=" ".join(found["reasons"]))
         return record
 
 
@@ -163,14 +159,5 @@ class DecideRetrainOperator(PartitionStepOperator):
         if not decision["retrain"]:
             self.stop_here(context, decision)
         reasons = " ".join(decision["reasons"])
-        _tell(self, context, self.on_retrain_callback, partition=self.partition, summary=f"Retrain: {reasons}")
+        tell(self, context, self.on_retrain_callback, partition=self.partition, summary=f"Retrain: {reasons}")
         return decision
-
-
-def _tell(operator: ModelStepOperator, context: Context, callbacks: Callbacks, **about: str) -> None:
-    """Call those who asked to be told, as Airflow calls its own callbacks: one that fails stops nobody."""
-    for callback in [callbacks] if callable(callbacks) else callbacks or ():
-        try:
-            callback({**context, "mlops": {"model": operator.spec.name, **about}})
-        except Exception:  # the decision stands, and its task would fail over a message
-            operator.log.exception("A callback of %s failed.", operator.task_id)

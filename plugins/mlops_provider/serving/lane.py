@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
+from mlops_provider.core.names import CHECK_REQUEST, Arm
 from mlops_provider.serving.refusal import RefusedRequestError
 
 if TYPE_CHECKING:
@@ -39,11 +40,12 @@ class Call:
     :param version: Version that scores it.
     :param encode: Writes predictions as its protocol does; ``fallback`` marks those that are no model's.
     :param arrived: When it began, by ``time.perf_counter``.
+    :param beside: Of a shadow's: what the callers were answered.
     """
 
     __slots__ = (
-        "_settled", "answered", "arm", "arrived", "content", "encode", "outcome", "request_id", "size", "snapshot",
-        "version",
+        "_settled", "answered", "arm", "arrived", "beside", "content", "encode", "outcome", "predictions", "request_id",
+        "size", "snapshot", "version",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +60,7 @@ class Call:
         encode: Callable[..., bytes],
         arrived: float,
         answered: asyncio.Future[Outcome],
+        beside: Sequence[float] = (),
     ) -> None:
         self.content = content
         self.size = size
@@ -68,12 +71,19 @@ class Call:
         self.encode = encode
         self.arrived = arrived
         self.answered = answered
+        self.beside = beside
         self.outcome: Outcome | None = None
+        self.predictions: Sequence[float] = ()
         self._settled = threading.Lock()
 
     def settle(self) -> bool:
         """Take the right to answer; False if another has it."""
         return self._settled.acquire(blocking=False)
+
+    @property
+    def counts(self) -> bool:
+        """Whether rollouts judge by it: neither by what asked for a version, nor by what they sent themselves."""
+        return self.arm != Arm.PINNED and not self.request_id.startswith(CHECK_REQUEST)
 
     @property
     def settled(self) -> bool:

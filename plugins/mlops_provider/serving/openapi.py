@@ -262,6 +262,7 @@ _TEXT: Schema = {"type": "string"}
 _TRUTH: Schema = {"type": "boolean"}
 _NUMBERS: Schema = {"type": "array", "items": {"type": "number"}}
 _TEXTS: Schema = {"type": "array", "items": _TEXT}
+_COUNT: Schema = {"type": "integer", "minimum": 0}
 _SHAPE: Schema = {"type": "array", "items": {"type": "integer", "minimum": -1}}
 _TENSORS: Schema = {
     "type": "array",
@@ -315,6 +316,22 @@ _SCHEMAS: Mapping[str, Schema] = {
         platform=_TEXT,
         inputs=_TENSORS,
         outputs=_TENSORS,
+    ),
+    "Observed": _object(
+        ["replica", "generation", "versions"],
+        replica=_TEXT,
+        generation=_COUNT,
+        versions={
+            "type": "object",
+            "additionalProperties": _object(
+                ["requests", "errors", "latencies", "predictions", "pairs"],
+                requests=_COUNT,
+                errors=_COUNT,
+                latencies={"type": "object", "additionalProperties": _COUNT},
+                predictions=_NUMBERS,
+                pairs={"type": "array", "items": _NUMBERS},
+            ),
+        },
     ),
     "Traffic": {
         "type": "object",

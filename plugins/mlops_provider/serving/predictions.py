@@ -100,6 +100,7 @@ class Predictions:
         size, code = 0, 200
         served.open_requests += 1
         wait: _Wait | None = None
+        call: Call | None = None
         try:
             request_id = _name(headers) or self._new_name()
             wait = _Wait(served, _seconds(headers, served), self.lag)
@@ -149,6 +150,8 @@ class Predictions:
                 wait.timer.cancel()
             self.open_bytes -= size
             served.open_requests -= 1
+        if call is not None:
+            served.count(call, code)
         self.metrics.requests(served.model, version, arm, code).inc()
         self.metrics.seconds(served.model, version).observe(time.perf_counter() - arrived)
 

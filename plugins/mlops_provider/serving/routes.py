@@ -92,6 +92,10 @@ class Routes:
             ),
             Operation("GET", "/version", "Version of MLflow whose protocol is spoken.", version, words, "text/plain"),
             Operation("GET", "/traffic", "What is served now, by model.", self.traffic, {200: schema("Traffic")}),
+            Operation(
+                "GET", "/models/{model}/observed", "What callers met with each version in this generation of traffic.",
+                self.observed, {200: schema("Observed"), 404: None},
+            ),
             Operation("GET", "/metrics", "Counts and times, for Prometheus.", self.measured, words, "text/plain"),
             Operation("GET", "/openapi.json", "This description.", self.described, {200: {"type": "object"}}),
         ]  # fmt: skip
@@ -170,6 +174,10 @@ class Routes:
     async def traffic(self, request: Request) -> Response:
         """Tell what is served right now."""
         return JSONResponse({name: served.state() for name, served in self.models.items()})
+
+    async def observed(self, request: Request) -> Response:
+        """Tell rollouts what callers met."""
+        return JSONResponse(self._named(request).observed())
 
     async def measured(self, request: Request) -> Response:
         """Tell counts and times."""

@@ -23,6 +23,7 @@ from mlops_provider.serving.columns import Arrays, Rows, arrays, logged
 from mlops_provider.serving.lane import BATCH_BYTES, Call, Lane
 from mlops_provider.serving.metrics import Metrics
 from mlops_provider.serving.refusal import RefusedRequestError, failed, listed
+from mlops_provider.serving.tally import Tallies
 
 if TYPE_CHECKING:
     from mlops_provider.serving.fixed import Fixed
@@ -87,6 +88,7 @@ class ServedModel:
         self.policy = policy or ServingPolicy()
         self.metrics = metrics or Metrics()
         self.pseudonyms = pseudonyms
+        self.tallies = Tallies()
         self.log_failed_at = -LOG_PAUSE
         self.open_requests = 0
         # Neither what falls back nor a shadow may stand in line with what is scored for callers.
@@ -214,6 +216,7 @@ class ServedModel:
                         encode=call.encode,
                         arrived=time.perf_counter(),
                         answered=call.answered,
+                        beside=call.predictions,
                     )
                 )
 
@@ -253,6 +256,23 @@ class ServedModel:
         for call in batch:
             outcome = "scored" if isinstance(call.outcome, bytes) else "failed"
             self.metrics.shadow(self.model, version.version, outcome).inc()
+            self.count(call, getattr(call.outcome, "status", 200))
+
+    def count(self, call: Call, code: int) -> None:
+        """
+        Count a call that is over, for rollouts to judge its version by.
+
+        :param code: Its HTTP status. A log that can't be written (503) is not the version's fault; that others wait
+            for it too long (429) is.
+        """
+        if not call.counts or code == 503:
+            return
+        tally = self.tallies.of(call.snapshot.generation, call.version.version)
+        tally.count((time.perf_counter() - call.arrived) * 1000, failed=code != 200 or call.arm == Arm.FALLBACK)
+        if call.arm != Arm.FALLBACK:
+            tally.predictions.extend(call.predictions)
+        if call.arm == Arm.SHADOW:
+            tally.pairs.extend(zip(call.predictions, call.beside, strict=False))
 
     def _predicted(self, version: LoadedVersion, calls: Sequence[tuple[Call, Rows]]) -> Iterable[Scored]:
         """Give each call its predictions and the features they were made from; refuse those that can't be scored."""
@@ -329,6 +349,7 @@ class ServedModel:
         first = scored[0].call
         self.metrics.rows(self.model, first.version.version, first.arm).inc(len(lines))
         for call, predictions, _, answered_by in scored:
+            call.predictions = predictions
             call.outcome = call.encode(
                 predictions,
                 answered_by,
@@ -387,6 +408,10 @@ class ServedModel:
         if time.monotonic() - self.log_failed_at < LOG_PAUSE:
             return f"{self.model}: the prediction log can't be written."
         return ""
+
+    def observed(self) -> dict[str, Any]:
+        """What callers met with each version since the present generation began."""
+        return {"replica": self.follower.replica, **self.tallies.as_json()}
 
     def state(self) -> dict[str, Any]:
         """What is served, for a person or a monitor."""

@@ -6,6 +6,7 @@ from airflow.sdk import Param
 
 from mlops_provider.core.names import Task
 from mlops_provider.operators.approval import ApproveVersionOperator
+from mlops_provider.operators.base import Callbacks
 from mlops_provider.operators.deploy import CheckServingOperator, DeployModelOperator, RollbackModelOperator
 from mlops_provider.spec import load_spec
 from mlops_provider.stages.resources import resources
@@ -25,10 +26,16 @@ def deploy_params() -> dict[str, Param]:
     }
 
 
-def deploy(model_yaml: str) -> None:
-    """Ask a person if model.yaml wants that, check that the server can answer, then move traffic in steps."""
-    check = CheckServingOperator(**resources(model_yaml, Task.CHECK_SERVING), version=VERSION)
-    rollout = DeployModelOperator(**resources(model_yaml, Task.DEPLOY_MODEL), version=VERSION)
+def deploy(model_yaml: str, *, on_incident_callback: Callbacks = None) -> None:
+    """
+    Ask a person if model.yaml wants that, check that the server can answer, then move traffic as declared.
+
+    :param model_yaml: Path of the use case's ``model.yaml``.
+    :param on_incident_callback: Notifiers to call when the version was taken back.
+    """
+    told = {"version": VERSION, "on_incident_callback": on_incident_callback}
+    check = CheckServingOperator(**resources(model_yaml, Task.CHECK_SERVING), **told)
+    rollout = DeployModelOperator(**resources(model_yaml, Task.DEPLOY_MODEL), **told)
     if load_spec(model_yaml).approval.policy != "never":
         ApproveVersionOperator(**resources(model_yaml, Task.APPROVE_VERSION), version=VERSION) >> check
     check >> rollout

@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from mlops_provider.core.names import Environment, Task
+from mlops_provider.operators.base import Callbacks
 from mlops_provider.operators.monitor import (
-    Callbacks,
     DecideRetrainOperator,
     DeliverPredictionsOperator,
     DetectDriftOperator,

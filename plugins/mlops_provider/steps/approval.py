@@ -11,6 +11,7 @@ from mlops_provider.steps.provenance import registration
 
 if TYPE_CHECKING:
     from mlops_provider.core.evidence import Record
+    from mlops_provider.core.origin import Origin
     from mlops_provider.stores.ledger import Ledger
 
 
@@ -154,6 +155,27 @@ def refuse_rolled_back(ledger: Ledger, model: str, version: str) -> None:
             raise RolloutRefusedError(
                 f"Version {version} of {model!r} was rolled back on {record.recorded_at[:10]} "
                 f"({record.payload['reason']}) and does not return. Train a new version."
+            )
+
+
+def refuse_aborted(ledger: Ledger, model: str, version: str, origin: Origin) -> None:
+    """
+    End the runs whose rollout a person has aborted; a new run may deploy the version again.
+
+    :raises RolloutRefusedError: *version* was aborted after this run had moved traffic for it. Not retried.
+    """
+    aborted = [each for each in ledger.history(Kind.ABORT, model) if each.payload["version"] == version]
+    if not aborted:
+        return
+    for record in ledger.history(Kind.TRAFFIC, model):
+        if (
+            record.seq < aborted[-1].seq
+            and version in record.payload["split"]
+            and origin.same_run(record.payload["origin"])
+        ):
+            raise RolloutRefusedError(
+                f"The rollout of version {version} of {model!r} was aborted by {aborted[-1].actor or 'somebody'} "
+                f"({aborted[-1].payload['reason']}). Deploy it in a new run if it shall come after all."
             )
 
 

@@ -9,34 +9,26 @@ requests that pin it until a first record is settled.
 
 from __future__ import annotations
 
-import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from mlops_provider.core import rollout
 from mlops_provider.core.names import Kind
 from mlops_provider.core.rollout import Traffic
 from mlops_provider.exceptions import (
     ConcurrentWriteError,
-    MLOpsError,
+    InconclusiveRolloutError,
     NothingToDo,
     RolloutRefusedError,
     ServingCheckError,
 )
-from mlops_provider.steps import verification
-from mlops_provider.steps.release import Release, project_rollback
-from mlops_provider.steps.traffic import ROLLBACK, Lever
-from mlops_provider.steps.verification import Sample
+from mlops_provider.steps.release import Release
 
 if TYPE_CHECKING:
     from mlops_provider.core.origin import Origin
     from mlops_provider.spec import ModelSpec
     from mlops_provider.stores.suite import Stores
     from mlops_provider.targets import Target
-
-logger = logging.getLogger(__name__)
 
 PATIENCE = 60.0
 """Longest wait, in seconds, for all replicas to load a version or to answer."""
@@ -72,30 +64,64 @@ def check_serving(
         # A rollout that ended before its promotion was noted is still to be completed by `deploy`.
         release.skip_if_over(traffic)
     else:
-        first, *_ = rollout.plan(standing.base, version, spec.rollout_steps)
-        traffic = release.at(standing, first) or release.move(standing, first)
+        first, *_ = release.plan(standing)
+        traffic = release.at(standing, first) or release.enter(standing, first)
     try:
         replicas = release.verify(traffic)
     except ServingCheckError as failure:
         raise release.failed(failure) from failure
-    return release.note_check(traffic.generation, key=key, replicas=replicas)
+    return release.note_check(traffic.generation, key=key, replicas=replicas).record_id
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """
+    A rollout that has to be looked at again.
+
+    :param seconds: When, from now.
+    :param left: Seconds that the wait may take in all, looks in between included.
+    :param reasons: What it waits for, as sentences.
+    """
+
+    seconds: float
+    left: float
+    reasons: tuple[str, ...]
 
 
 def deploy(
     spec: ModelSpec, stores: Stores, version: str, *, target: Target, origin: Origin, patience: float = PATIENCE
 ) -> Traffic:
     """
-    Move traffic to *version* in the declared steps, verify each one on every replica, and settle it.
-
-    A retry goes on at the step that was reached. If the version fails, the last settled split comes back and the
-    version never returns; after any other error, as when servers or stores are away, the split comes back and the
-    version may be deployed again.
+    Move traffic to *version* as declared, and wait in this process until it has settled; see :func:`advance`.
 
     :param patience: Longest wait for the replicas at each step, in seconds.
     :return: The settled record.
+    """
+    while isinstance(
+        reached := advance(spec, stores, version, target=target, origin=origin, patience=patience), Waiting
+    ):
+        time.sleep(reached.seconds)
+    return reached
+
+
+def advance(
+    spec: ModelSpec, stores: Stores, version: str, *, target: Target, origin: Origin, patience: float = PATIENCE
+) -> Traffic | Waiting:
+    """
+    Take a rollout as far as it can go now: verify each step on every replica, ask its guards, move on, settle.
+
+    Where it stands is read from the ledger each time, so whoever calls it again goes on, in whichever process. If the
+    version fails, or callers meet worse than a guard allows, the last settled split comes back, an incident is
+    recorded, and the version never returns if it had traffic; after any other error, as when servers or stores are
+    away, the split comes back and the version may be deployed again.
+
+    :param patience: Longest wait for the replicas at each step, in seconds.
+    :return: The settled record; or when to look again.
     :raises ServingCheckError: It failed and was taken back. Not retried.
+    :raises GuardBreachedError: A guard was breached, and it was taken back. Not retried.
+    :raises InconclusiveRolloutError: No minimum sample came in time, and it was taken back. Not retried.
     :raises SourceError: There are no feature rows to compare answers on. Not retried.
-    :raises RolloutRefusedError: It never passed the gate, or was rolled back before. Not retried.
+    :raises RolloutRefusedError: It never passed the gate, was rolled back before, or aborted. Not retried.
     :raises ConcurrentWriteError: Another rollout is under way. Retried.
     :raises StoreUnavailableError: No live replica, or a store is away. Retried.
     :raises NothingToDo: The version has all traffic already.
@@ -106,73 +132,32 @@ def deploy(
         standing = release.standing()
         settled = release.settled_at(standing)
         # Another rollout is refused here, outside of the `try`: waiting for it is Airflow's business.
-        splits = () if settled else rollout.plan(standing.base, version, spec.rollout_steps)
+        steps = () if settled else release.plan(standing)
         try:
             if settled:
                 return release.finish(settled)
-            release.step(standing, splits)
+            if waiting := release.advance(standing, steps):
+                return Waiting(waiting.wait_seconds, waiting.left_seconds, waiting.reasons)
         except ConcurrentWriteError:
             # An orphaned first try takes part in the same rollout; reading again tells what is left to do.
             conflicts += 1
             if conflicts > MOST_CONFLICTS:
                 raise
-        except ServingCheckError as failure:
-            raise release.failed(failure) from failure
         except (NothingToDo, RolloutRefusedError):
             raise
         except Exception as error:
-            # Whatever it was: callers would keep the share of a version that nobody verifies any more.
-            if not settled:
-                release.pause(error)
-            raise
+            ended = _ended(release, error, settled=settled is not None)
+            if ended is error:
+                raise
+            raise ended from error
 
 
-def rollback(
-    model: str, stores: Stores, *, reason: str, target: Target, origin: Origin, patience: float = PATIENCE
-) -> Traffic:
-    """
-    Give traffic back to the newest settled split without a version that was ever taken back.
-
-    What is left never returns, so release back twice goes further back or is refused. A retry only completes what
-    its first try began. Without a live replica the record is all there is to do: servers follow it when they start.
-
-    :param reason: Why, for the record.
-    :param patience: Longest wait for the replicas, in seconds.
-    :return: The new traffic record.
-    :raises RolloutRefusedError: There is nothing to go back to. Not retried.
-    :raises StoreUnavailableError: A replica does not follow, or the ledger is away. Retried.
-    :raises NothingToDo: A retry finds that traffic has moved on since its first try.
-    """
-    started = time.monotonic()
-    lever = Lever(stores.ledger, target, ROLLBACK, origin)
-    traffic = lever.moved_before() or lever.take_back(reason)
-    rows = _rows_if_at_hand(stores, model)
-    if target.observe():
-        replicas = verification.wait_until_served(target, traffic, patience=patience)
-        if rows is not None:
-            verification.verify_choice(target, traffic, replicas, Sample(rows, {}), probes=1, patience=patience)
-        seconds = round(time.monotonic() - started, 3)
-        logger.info("Every replica of %s serves generation %s after %s s", model, traffic.generation, seconds)
-        seen = {
-            "version": rollout.champion(traffic),
-            "generation": traffic.generation,
-            "passed": True,
-            "reason": f"rollback: {reason}",
-            "replicas": [replica.replica for replica in replicas],
-            "seconds": seconds,
-        }
-        key = f"{origin.key}/{traffic.generation}"
-        stores.ledger.append(Kind.SERVING_CHECK, model, seen, key=key, actor=origin.actor)
-    else:
-        logger.warning("No replica of %s is live; servers follow generation %s when started", model, traffic.generation)
-    project_rollback(stores, traffic)
-    return traffic
-
-
-def _rows_if_at_hand(stores: Stores, model: str) -> pd.DataFrame | None:
-    """Rows to ask with; a rollback must also work while the tables are away."""
-    try:
-        return verification.sample_rows(stores, model)
-    except MLOpsError as error:
-        logger.warning("The rollback is seen by heartbeats only: %s", error)
-        return None
+def _ended(release: Release, error: Exception, *, settled: bool) -> Exception:
+    """Take the version back, and give the error that says so."""
+    if isinstance(error, ServingCheckError):
+        return release.failed(error)
+    if settled:
+        return error
+    # Whatever it was: callers would keep the share of a version that nobody verifies any more.
+    back = release.pause(error)
+    return InconclusiveRolloutError(f"{error} {back}") if isinstance(error, InconclusiveRolloutError) else error

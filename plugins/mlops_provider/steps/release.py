@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mlops_provider.core import rollout
-from mlops_provider.core.names import Alias, Kind, Tag
+from mlops_provider.core.names import Alias, Kind
 from mlops_provider.core.rollout import Traffic
 from mlops_provider.exceptions import (
+    GuardBreachedError,
+    InconclusiveRolloutError,
     MLOpsError,
     NothingToDo,
-    RolloutRefusedError,
     ServingCheckError,
 )
-from mlops_provider.steps import verification
-from mlops_provider.steps.approval import refuse_outdated, refuse_rolled_back, refuse_unapproved
+from mlops_provider.steps import incidents, verification
+from mlops_provider.steps.approval import refuse_aborted, refuse_outdated, refuse_rolled_back, refuse_unapproved
+from mlops_provider.steps.following import require_replicas, wait_until_served
 from mlops_provider.steps.traffic import ROLLBACK, Lever, Standing, champion
 from mlops_provider.steps.verification import Sample
+from mlops_provider.steps.watch import watch
 
 if TYPE_CHECKING:
     from mlops_provider.core.evidence import Record
+    from mlops_provider.core.guards import Decision, Soak
     from mlops_provider.core.origin import Origin
+    from mlops_provider.core.rollout import Step
     from mlops_provider.spec import ModelSpec
     from mlops_provider.stores.replicas import Replica
     from mlops_provider.stores.suite import Stores
@@ -45,7 +50,8 @@ class Release:
         self.target = target
         self.origin = origin
         self.patience = patience
-        self.lever = Lever(stores.ledger, target, spec.rollout.strategy, origin)
+        self.policy = spec.rollout_policy
+        self.lever = Lever(stores.ledger, target, self.policy.strategy, origin)
 
     @cached_property
     def sample(self) -> Sample:
@@ -54,54 +60,100 @@ class Release:
 
     def standing(self) -> Standing:
         """Where it has to go on, if it may at all."""
-        ledger, model = self.stores.ledger, self.spec.name
+        ledger, model, soak = self.stores.ledger, self.spec.name, self.policy.soak
         refuse_unapproved(ledger, model, self.version, self.spec.approval.policy)
+        incidents.complete(self.stores, self.lever, self.version, patience=self.patience)
         refuse_rolled_back(ledger, model, self.version)
-        # Between two moves lie at most a wait for replicas, two verifications and a soak.
-        silence = 3 * self.patience + self.spec.rollout.soak_seconds + 60
-        standing = self.lever.standing(self.version, abandoned_after=silence)
+        refuse_aborted(ledger, model, self.version, self.origin)
+        # Between two moves lie at most a wait for replicas, two verifications, a soak, and the wait for samples.
+        silence = 3 * self.patience + soak.seconds + soak.wait_at_most + 60
+        held = soak.without_data == "hold"
+        standing = self.lever.standing(self.version, abandoned_after=math.inf if held else silence)
         if standing.base is None or self.version not in standing.base.split:
             refuse_outdated(ledger, model, self.version, champion(ledger, model))
         return standing
+
+    def plan(self, standing: Standing) -> tuple[Step, ...]:
+        """
+        What is left to do.
+
+        :raises ConcurrentWriteError: Another version's rollout is not settled. Retried.
+        """
+        return rollout.plan(standing.base, self.version, self.policy)
 
     def settled_at(self, standing: Standing) -> Traffic | None:
         """The record that gave the version all traffic for good, if that is where it stands."""
         base = standing.base
         return base if base and base.settled and dict(base.split) == {self.version: 100} else None
 
-    def at(self, standing: Standing, split: Mapping[str, int]) -> Traffic | None:
-        """The newest record, if it already says *split*."""
+    def at(self, standing: Standing, step: Step) -> Traffic | None:
+        """The newest record, if it already says what *step* does."""
         base = standing.base
-        return base if base and not base.settled and dict(base.split) == dict(split) else None
+        if base is None or base.settled or dict(base.split) != dict(step.split) or base.shadow != step.shadow:
+            return None
+        return base
 
-    def step(self, standing: Standing, splits: Sequence[Mapping[str, int]]) -> None:
-        """Verify where it stands and move on: one new generation."""
-        traffic = self.at(standing, splits[0])
+    def advance(self, standing: Standing, steps: Sequence[Step], *, soak: Soak | None = None) -> Decision | None:
+        """
+        Verify where it stands, ask the guards, and move on: at most one new generation.
+
+        :param soak: How long to watch, if not as declared.
+        :return: What the guards said, if they have to be asked again later; None once traffic has moved.
+        :raises ServingCheckError: It failed. Not retried.
+        :raises GuardBreachedError: Callers met worse than a guard allows. Not retried.
+        :raises InconclusiveRolloutError: No minimum sample came. Not retried.
+        """
+        traffic = self.at(standing, steps[0])
         if traffic is None:
-            self.move(standing, splits[0])
-            return
-        self.verify(traffic)
-        if traffic.split[self.version] and self.spec.rollout.soak_seconds:
-            time.sleep(self.spec.rollout.soak_seconds)
-            self.verify(traffic)
-        following = splits[1] if len(splits) > 1 else splits[0]
-        self.move(standing, following, settled=len(splits) == 1)
+            self.enter(standing, steps[0])
+            return None
+        checked = self.verified(traffic)
+        said: tuple[str, ...] = ()
+        # Before its first version has settled, a model has no callers.
+        if steps[0].watched and self.lever.opened():
+            decision = watch(self.lever, self.policy, traffic, self.version, since=checked, soak=soak)
+            if decision.action == "roll_back":
+                raise GuardBreachedError(" ".join(decision.reasons), decision.readings)
+            if decision.action == "give_up":
+                raise InconclusiveRolloutError(f"Version {self.version} was not judged: {' '.join(decision.reasons)}")
+            if decision.action == "wait":
+                return decision
+            said = decision.reasons
+        if len(steps) > 1:
+            self.enter(standing, steps[1], said)
+        else:
+            self.settle(standing, said)
+        return None
 
-    def move(self, standing: Standing, split: Mapping[str, int], *, settled: bool = False) -> Traffic:
-        """Write the next generation, unless nobody is there to follow it, or nothing to judge it by."""
-        verification.require_replicas(self.target)
+    def enter(self, standing: Standing, step: Step, said: Sequence[str] = ()) -> Traffic:
+        """Write the generation of a step, unless nobody is there to follow it, or nothing to judge it by."""
+        require_replicas(self.target)
         _ = self.sample
-        share = split[self.version]
-        reason = f"version {self.version} settles" if settled else f"version {self.version} gets {share} %"
-        return self.lever.move(standing, split, settled=settled, reason=reason)
+        got = "is a shadow" if self.version in step.shadow else f"gets {step.split[self.version]} %"
+        reason = "; ".join([f"version {self.version} {got}", *said])
+        return self.lever.move(standing, step.split, settled=False, reason=reason, shadow=step.shadow)
+
+    def settle(self, standing: Standing, said: Sequence[str] = (), *, strategy: str = "") -> Traffic:
+        """Write the generation in which it has all traffic for good."""
+        reason = "; ".join([f"version {self.version} settles", *said])
+        return self.lever.move(standing, {self.version: 100}, settled=True, reason=reason, strategy=strategy)
 
     def verify(self, traffic: Traffic) -> Sequence[Replica]:
         """See every live replica serve *traffic* and the version answer as it does in the registry."""
-        replicas = verification.wait_until_served(self.target, traffic, candidate=self.version, patience=self.patience)
+        replicas = wait_until_served(self.target, traffic, candidate=self.version, patience=self.patience)
         verification.verify_pinned(self.target, replicas, self.sample, patience=self.patience)
         if self.lever.opened():
             verification.verify_choice(self.target, traffic, replicas, self.sample, patience=self.patience)
         return replicas
+
+    def verified(self, traffic: Traffic) -> Record:
+        """Verify a generation once; later looks only see that the replicas still serve it. Gives the record of that."""
+        key = f"{self.spec.name}:{traffic.generation}"
+        checked = self.stores.ledger.find(Kind.SERVING_CHECK, key)
+        if checked is None:
+            return self.note_check(traffic.generation, key=key, replicas=self.verify(traffic))
+        wait_until_served(self.target, traffic, candidate=self.version, patience=self.patience)
+        return checked
 
     def skip_if_over(self, traffic: Traffic) -> None:
         """Raise NothingToDo if the settled record is promoted, or came about by a rollback."""
@@ -132,8 +184,8 @@ class Release:
             "version": self.version,
             "previous": before,
             "generation": traffic.generation,
-            "strategy": self.spec.rollout.strategy,
-            "steps": list(self.spec.rollout_steps),
+            "strategy": self.lever.strategy_of(traffic),
+            "steps": list(self.policy.shares),
             "replicas": [replica.replica for replica in replicas],
             "origin": self.origin.key,
         }
@@ -146,30 +198,34 @@ class Release:
         if current is None or self.version not in current.split:
             return failure
         self.note_check(current.generation, reason=str(failure))
-        had_traffic = current.split[self.version] > 0 and self.lever.opened()
-        try:
-            back = self.lever.take_back(str(failure), version=self.version, refuse=had_traffic)
-        except RolloutRefusedError as nowhere:
-            return ServingCheckError(f"{failure} {nowhere}")
-        if had_traffic:
-            project_rollback(self.stores, back)
-        return ServingCheckError(
-            f"{failure} Version {self.version} was taken back; generation {back.generation} serves "
-            f"{rollout.describe(back.split)}."
+        readings = failure.readings if isinstance(failure, GuardBreachedError) else ()
+        # What callers met counts for good; what was seen before they met it does not.
+        refuse = bool(readings) or (current.split[self.version] > 0 and self.lever.opened())
+        return incidents.fail(
+            self.stores,
+            self.lever,
+            self.version,
+            failure,
+            refuse=refuse,
+            readings=[reading.as_json() for reading in readings],
+            patience=self.patience,
         )
 
-    def pause(self, trouble: Exception) -> None:
-        """Put the split before back, as far as that is possible, without holding *trouble* against the version."""
+    def pause(self, trouble: Exception) -> str:
+        """Put the split before back, if possible, without holding *trouble* against the version; say what serves."""
         # A foreign message may hold values from the data, and the record stays for good.
         reason = str(trouble) if isinstance(trouble, MLOpsError) else type(trouble).__name__
         try:
-            self.lever.take_back(f"paused: {reason}", version=self.version, refuse=False)
+            back = self.lever.take_back(f"paused: {reason}", version=self.version, refuse=False)
         except MLOpsError as error:
             logger.warning("Traffic stays as it is: %s", error)
+            return str(error)
+        serving = f"generation {back.generation} serves {rollout.describe(back.split)}"
+        return f"It was taken back, and may be deployed again; {serving}."
 
     def note_check(
         self, generation: int, *, key: str | None = None, reason: str = "", replicas: Sequence[Replica] = ()
-    ) -> str:
+    ) -> Record:
         """Record what was seen; only a success has a key, so that a failed check may be repeated."""
         payload = {
             "version": self.version,
@@ -180,18 +236,4 @@ class Release:
             "rows": 0 if reason else len(self.sample.rows),
         }
         ledger = self.stores.ledger
-        record = ledger.append(Kind.SERVING_CHECK, self.spec.name, payload, key=key, actor=self.origin.actor)
-        return record.record_id
-
-
-def project_rollback(stores: Stores, traffic: Traffic) -> None:
-    """Show a rollback in the registry; it must also work if the registry is away or refuses: traffic has moved."""
-    decided = stores.ledger.find(Kind.ROLLBACK, f"{traffic.model}:{traffic.generation - 1}")
-    reasons = dict.fromkeys(decided.payload["refused"], decided.payload["reason"]) if decided else {}
-    try:
-        if serving := rollout.champion(traffic):
-            stores.registry.set_alias(traffic.model, Alias.CHAMPION, serving)
-        for version, reason in reasons.items():
-            stores.registry.tag_version(traffic.model, version, {Tag.ROLLED_BACK: reason})
-    except MLOpsError as error:
-        logger.warning("The registry does not show the rollback yet: %s", error)
+        return ledger.append(Kind.SERVING_CHECK, self.spec.name, payload, key=key, actor=self.origin.actor)

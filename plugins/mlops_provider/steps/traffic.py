@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from mlops_provider.core import rollout
 from mlops_provider.core.names import Kind
@@ -35,6 +35,11 @@ def champion(ledger: Ledger, model: str, *, other_than: str | None = None) -> st
     """
     settled = map(rollout.champion, reversed(ledger.traffic_history(model)))
     return next((version for version in settled if version and version != other_than), None)
+
+
+def seconds_since(record: Record) -> float:
+    """Seconds of the wall clock since a record was written."""
+    return (datetime.now(UTC) - datetime.fromisoformat(record.recorded_at)).total_seconds()
 
 
 def was_in_service(ledger: Ledger, model: str, month: str) -> bool:
@@ -121,11 +126,19 @@ class Lever:
         return Traffic.from_json(moved[-1].payload)
 
     def move(
-        self, standing: Standing, split: Mapping[str, int], *, settled: bool, reason: str, strategy: str = ""
+        self,
+        standing: Standing,
+        split: Mapping[str, int],
+        *,
+        settled: bool,
+        reason: str,
+        shadow: Sequence[str] = (),
+        strategy: str = "",
     ) -> Traffic:
         """
         Make *split* the desired traffic.
 
+        :param shadow: Versions with 0 percent that score what others answered.
         :param strategy: How traffic moves, if not as usual.
         :raises ConcurrentWriteError: Somebody moved it since *standing* was read. Retried.
         """
@@ -135,6 +148,7 @@ class Lever:
             settled=settled,
             expected_generation=standing.generation,
             reason=reason,
+            shadow=shadow,
             actor=self.origin.actor,
             origin=self.origin.key,
             strategy=strategy or self.strategy,
@@ -143,7 +157,14 @@ class Lever:
         self.target.apply(traffic)
         return traffic
 
-    def take_back(self, reason: str, *, version: str | None = None, refuse: bool = True) -> Traffic:
+    def take_back(
+        self,
+        reason: str,
+        *,
+        version: str | None = None,
+        refuse: bool = True,
+        readings: Sequence[Mapping[str, Any]] = (),
+    ) -> Traffic:
         """
         Return to the newest settled split that holds no version that was ever taken back.
 
@@ -154,6 +175,7 @@ class Lever:
         :param version: Version to leave; nothing happens if it is not in the split. By default whatever the
             newest record brought in.
         :param refuse: Whether the versions that are left may never return.
+        :param readings: What guards measured, for the record.
         :raises RolloutRefusedError: There is no such split; traffic stays as it is. Not retried.
         """
         leaving: set[str] = {version} if version else set()
@@ -165,20 +187,23 @@ class Lever:
             current = history[-1]
             leaving = leaving or set(current.split) - set(split)
             if refuse:
-                self._refuse(current, split, reason)
+                self._refuse(current, split, reason, readings)
             try:
                 standing = Standing(current.generation, current)
                 return self.move(standing, split, settled=True, reason=reason, strategy=ROLLBACK)
             except ConcurrentWriteError:
                 logger.info("Traffic moved meanwhile; reading it again")
 
-    def _refuse(self, current: Traffic, split: Mapping[str, int], reason: str) -> None:
+    def _refuse(
+        self, current: Traffic, split: Mapping[str, int], reason: str, readings: Sequence[Mapping[str, Any]]
+    ) -> None:
         payload = {
             "generation": current.generation,
             "from": dict(current.split),
             "to": dict(split),
             "refused": sorted(set(current.split) - set(split)),
             "reason": reason,
+            "readings": list(readings),
             "origin": self.origin.key,
         }
         # One rollback per generation: of two at once, both find the first one's record.
@@ -186,7 +211,7 @@ class Lever:
         self.ledger.append(Kind.ROLLBACK, self.model, payload, key=key, actor=self.origin.actor)
 
     def _dead(self, record: Record, abandoned_after: float) -> bool:
-        if datetime.now(UTC) - datetime.fromisoformat(record.recorded_at) > timedelta(seconds=abandoned_after):
+        if seconds_since(record) > abandoned_after:
             return True
         return any(
             check.seq > record.seq

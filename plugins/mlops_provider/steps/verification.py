@@ -16,6 +16,7 @@ from mlops_provider.core.names import Table
 from mlops_provider.core.rollout import Traffic, describe
 from mlops_provider.exceptions import ConcurrentWriteError, ServingCheckError, SourceError, StoreUnavailableError
 from mlops_provider.steps import models
+from mlops_provider.steps.following import PAUSE_SECONDS, require_replicas
 from mlops_provider.steps.provenance import promoted, provenance
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ TOLERANCE = 1e-9
 SAMPLE_ROWS = 50
 PROBES = 20
 """Requests without a pinned version that are sent to see which versions answer."""
-PAUSE_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,54 +81,6 @@ def sample(stores: Stores, model: str, columns: Sequence[str], version: str) -> 
     pipeline = models.estimator(stores.registry, stores.ledger, model, version)
     rows = sample_rows(stores, model, list(getattr(pipeline, "feature_names_in_", columns)), version=version)
     return Sample(rows, {version: tasks.of_model(pipeline).predict(pipeline, rows)})
-
-
-def require_replicas(target: Target) -> Sequence[Replica]:
-    """
-    Give the live replicas.
-
-    :raises StoreUnavailableError: There is none. Retried.
-    """
-    replicas = target.observe()
-    if not replicas:
-        raise StoreUnavailableError(
-            f"No live replica of {target.model!r} reports to the ledger. Start the model server: mlops serve."
-        )
-    return replicas
-
-
-def wait_until_served(
-    target: Target, traffic: Traffic, *, candidate: str | None = None, patience: float
-) -> Sequence[Replica]:
-    """
-    Wait until every live replica serves *traffic* with all its versions loaded.
-
-    :param candidate: Version that is on trial.
-    :param patience: Longest wait, in seconds.
-    :raises ConcurrentWriteError: A replica is ahead: somebody moved the traffic meanwhile. Retried.
-    :raises ServingCheckError: A replica refuses *candidate*. Not retried.
-    :raises StoreUnavailableError: No live replica, or one was not there in time. Retried.
-    """
-    deadline, told = time.monotonic() + patience, ""
-    while True:
-        replicas = target.observe()
-        behind = [replica for replica in replicas if not _serves(replica, traffic)]
-        if replicas and not behind:
-            return replicas
-        state = "; ".join(_progress(replica) for replica in behind) or "no live replica"
-        if state != told:
-            logger.info("Waiting for generation %s of %s: %s", traffic.generation, traffic.model, state)
-            told = state
-        for replica in behind:
-            _look_for_a_reason(replica, traffic, candidate)
-        if time.monotonic() > deadline:
-            if not replicas:
-                require_replicas(target)
-            raise StoreUnavailableError(
-                f"Not every replica of {traffic.model!r} serves generation {traffic.generation} "
-                f"({describe(traffic.split)}) after {patience:.0f} s: {state}."
-            )
-        time.sleep(PAUSE_SECONDS)
 
 
 def verify_pinned(target: Target, replicas: Sequence[Replica], sample: Sample, *, patience: float) -> None:
@@ -217,26 +169,6 @@ def _asked(target: Target, ask: Callable[[], Answer], replica: Replica | None, p
             if time.monotonic() > deadline:
                 raise
         time.sleep(PAUSE_SECONDS)
-
-
-def _serves(replica: Replica, traffic: Traffic) -> bool:
-    return replica.generation == traffic.generation and set(traffic.split) <= set(replica.versions)
-
-
-def _progress(replica: Replica) -> str:
-    loaded = ", ".join(replica.versions) or "no version"
-    trouble = f" ({replica.error})" if replica.error else ""
-    return f"{replica.replica} has generation {replica.generation} with {loaded}{trouble}"
-
-
-def _look_for_a_reason(replica: Replica, traffic: Traffic, candidate: str | None) -> None:
-    if replica.generation > traffic.generation:
-        raise ConcurrentWriteError(
-            f"Replica {replica.replica} already serves generation {replica.generation} of {traffic.model!r}, "
-            f"not {traffic.generation}: somebody moved the traffic meanwhile."
-        )
-    if candidate and f"Version {candidate} is refused:" in replica.error:
-        raise ServingCheckError(f"Replica {replica.replica}: {replica.error}")
 
 
 def _require_equal(answer: Answer, version: str, sample: Sample, *, where: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mlops_provider.core.guards import Observed
     from mlops_provider.core.rollout import Traffic
     from mlops_provider.stores.replicas import Replica
 
@@ -50,6 +51,16 @@ class Target(Protocol):
         :param replica: Replica to ask; by default whichever a caller would get.
         :raises ServingCheckError: The target refuses these rows or this version. Not retried.
         :raises StoreUnavailableError: No answer. Retried.
+        """
+
+    def observed(self, traffic: Traffic) -> Mapping[str, Observed]:
+        """
+        What callers met with each version of the split since *traffic* was applied; rollouts hold it against guards.
+
+        A target leaves out what it can't tell: predictions, pairs and the percentile are then empty, and a guard that
+        needs them waits for its minimum sample.
+
+        :return: Version to what was seen; one that saw no request has an empty entry.
         """
 
     def remove(self) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import ssl
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import httpx
 
 from mlops_provider.core import names
+from mlops_provider.core.guards import Observed
+from mlops_provider.core.latency import percentile
 from mlops_provider.exceptions import ServingCheckError, StoreUnavailableError
 from mlops_provider.targets.base import Answer
 
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from mlops_provider.core.rollout import Traffic
     from mlops_provider.stores.ledger import Ledger
     from mlops_provider.stores.replicas import Replica
+
+logger = logging.getLogger(__name__)
 
 ALIVE_WITHIN = 10.0
 """Seconds since its last heartbeat after which a replica no longer counts; it beats every second."""
@@ -58,7 +64,7 @@ class Server:
         Request IDs begin with ``check-``, by which the rows can be told from real ones in the prediction log.
         """
         base = replica.url if replica else self.url
-        request_id = f"check-{uuid4().hex}"
+        request_id = f"{names.CHECK_REQUEST}{uuid4().hex}"
         headers: dict[str, str] = {"Content-Type": "application/json", names.Header.REQUEST_ID: request_id}
         if version:
             headers[names.Header.VERSION] = version
@@ -67,7 +73,7 @@ class Server:
         try:
             response = httpx.post(
                 f"{base}/models/{self.model}/invocations",
-                content=_body(rows),
+                content=body(rows),
                 headers=headers,
                 timeout=self.timeout,
                 trust_env=False,
@@ -99,8 +105,51 @@ class Server:
         except (ValueError, KeyError, TypeError) as error:
             raise _stranger(base) from error
 
+    def observed(self, traffic: Traffic) -> Mapping[str, Observed]:
+        """
+        Add up what the live replicas counted themselves, at the addresses they reported.
+
+        A replica counts from the first request of a generation on, and anew after a restart; one that does not answer
+        within two seconds is left out this time. Nothing has to be sealed or delivered for it.
+        """
+        seen = [each for replica in self.observe() if (each := self._seen(replica, traffic.generation))]
+        return {version: _together([each[version] for each in seen if version in each]) for version in traffic.split}
+
+    def _seen(self, replica: Replica, generation: int) -> Mapping[str, Any]:
+        """What a replica counted, by version."""
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        try:
+            response = httpx.get(
+                f"{replica.url}/models/{self.model}/observed",
+                headers=headers,
+                timeout=2.0,
+                trust_env=False,
+                verify=_tls(),
+            )
+            response.raise_for_status()
+            found = response.json()
+            versions: Mapping[str, Any] = found["versions"] if found["generation"] == generation else {}
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            logger.warning("Replica %s does not say what it saw (%s)", replica.replica, type(error).__name__)
+            return {}
+        return versions
+
     def remove(self) -> None:
         """Do nothing: a replica holds nothing that outlives its process."""
+
+
+def _together(seen: Sequence[Mapping[str, Any]]) -> Observed:
+    """Add up what several replicas saw of a version."""
+    latencies: Counter[int] = Counter()
+    for each in seen:
+        latencies.update({int(number): count for number, count in each["latencies"].items()})
+    return Observed(
+        requests=sum(each["requests"] for each in seen),
+        errors=sum(each["errors"] for each in seen),
+        p99_ms=percentile(latencies, 0.99),
+        predictions=tuple(value for each in seen for value in each["predictions"]),
+        pairs=tuple((one, other) for each in seen for one, other in each["pairs"]),
+    )
 
 
 @functools.cache
@@ -109,8 +158,8 @@ def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def _body(rows: pd.DataFrame) -> str:
-    """The rows in MLflow's split layout, floats with every digit; a missing cell becomes null."""
+def body(rows: pd.DataFrame) -> str:
+    """Write rows in MLflow's split layout, floats with every digit; a missing cell becomes null."""
     plain = rows.astype(object).mask(rows.isna(), None)
     split = {"columns": list(rows.columns), "data": plain.to_numpy().tolist()}
     return json.dumps({"dataframe_split": split}, default=str)

@@ -1,0 +1,139 @@
+"""``mlops rollout``: look at a rollout, move it on, or end it, without Airflow."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlops_provider.cli.home import required, use_home
+from mlops_provider.cli.run import origin_of
+from mlops_provider.core import rollout
+from mlops_provider.core.names import Environment
+from mlops_provider.exceptions import ConfigurationError
+from mlops_provider.spec import ModelSpec, load_spec
+from mlops_provider.targets import Server
+
+if TYPE_CHECKING:
+    from mlops_provider.core.rollout import Step
+    from mlops_provider.steps.rollouts import Status
+    from mlops_provider.stores.suite import Stores
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Print where the traffic stands, and what the guards say."""
+    from mlops_provider.steps import rollouts
+
+    spec, stores, target = opened(arguments.model)
+    print("\n".join(described(spec, rollouts.status(spec, stores.ledger, target=target))))
+    return 0
+
+
+def promote(arguments: argparse.Namespace) -> int:
+    """Move on by one step if the guards let it; or, with a reason, to the end without asking them."""
+    from mlops_provider.steps import rollouts
+
+    if arguments.override != bool(arguments.reason):
+        raise ConfigurationError("--override and --reason belong together: guards are not skipped without a reason.")
+    if arguments.version and not arguments.override:
+        raise ConfigurationError("--version is for --override; without it, the rollout under way moves on.")
+    spec, stores, target = opened(arguments.model)
+    if arguments.dry_run:
+        version = arguments.version or rollouts.on_trial(stores.ledger, spec.name)
+        if version is None:
+            print(f"No rollout of {spec.name} is under way: nothing would be done.")
+        elif arguments.override:
+            print(f"Version {version} of {spec.name} would get 100 % at once, without its guards. Nothing was done.")
+        else:
+            print(plan_text(spec, stores, version))
+        return 0
+    origin = origin_of("promote_rollout", stage="rollout")
+    if arguments.override:
+        traffic = rollouts.override(
+            spec, stores, arguments.version, reason=arguments.reason, target=target, origin=origin
+        )
+    else:
+        traffic = rollouts.promote(spec, stores, target=target, origin=origin)
+    state = "settled" if traffic.settled else "under way"
+    print(f"{spec.name}: {rollout.describe(traffic.split)} (generation {traffic.generation}, {state}).")
+    return 0
+
+
+def abort(arguments: argparse.Namespace) -> int:
+    """End the rollout under way."""
+    from mlops_provider.steps import rollouts
+
+    spec, stores, target = opened(arguments.model)
+    origin = origin_of("abort_rollout", stage="rollout")
+    traffic = rollouts.abort(spec, stores, reason=arguments.reason, target=target, origin=origin)
+    print(f"{spec.name} is back at {rollout.describe(traffic.split)} (generation {traffic.generation}).")
+    return 0
+
+
+def opened(model: str) -> tuple[ModelSpec, Stores, Server]:
+    """
+    Give the declaration, the stores and the server of a model.
+
+    :param model: Its model.yaml, or its name, if that lies in ``include/<name>/``.
+    """
+    from mlops_provider.stores.suite import Stores
+
+    use_home()
+    named = Path("include", model, "model.yaml")
+    spec = load_spec(named if named.is_file() else model)
+    stores = Stores.from_environment()
+    token = os.environ.get(Environment.SERVER_TOKEN, "")
+    return spec, stores, Server(required(Environment.SERVER_URL), model=spec.name, ledger=stores.ledger, token=token)
+
+
+def plan_text(spec: ModelSpec, stores: Stores, version: str) -> str:
+    """What a deployment of *version* would do from here, in lines."""
+    from mlops_provider.steps import rollouts
+
+    steps = rollouts.planned(spec, stores.ledger, version)
+    head = f"{spec.name} version {version}, {spec.rollout.strategy}, from here:"
+    return "\n".join([head, *_steps(steps), *_terms(spec), "Nothing was done."])
+
+
+def _steps(steps: Sequence[Step]) -> Iterator[str]:
+    for number, step in enumerate(steps, start=1):
+        unseen = f"; version {', '.join(step.shadow)} as a shadow" if step.shadow else ""
+        watched = "soak, guards" if step.watched else "loaded and checked on every replica"
+        yield f"  {number}. {rollout.describe(step.split)}{unseen}: {watched}"
+    yield f"  {len(steps) + 1}. settles"
+
+
+def _terms(spec: ModelSpec) -> Iterator[str]:
+    declared = spec.rollout
+    yield f"  soak: {declared.soak_seconds:g} s a step, looked at every {declared.look_seconds:g} s at most"
+    yield f"  without minimum samples after {declared.wait_at_most_seconds:g} s more: {declared.without_data}"
+    yield from (f"  {sentence}" for sentence in spec.rollout_policy.guards.sentences)
+
+
+def described(spec: ModelSpec, found: Status) -> Iterator[str]:
+    """Write a status, line by line."""
+    if found.traffic is None:
+        yield f"{spec.name}: no version ever had traffic."
+        return
+    traffic = found.traffic
+    state = "settled" if traffic.settled else "not settled"
+    yield f"{spec.name}: {rollout.describe(traffic.split)} (generation {traffic.generation}, {state})"
+    yield f"  for {found.seconds:.0f} s: {traffic.reason}"
+    if found.version:
+        yield f"rollout of version {found.version}, {spec.rollout.strategy}, what is left:"
+        yield from _steps(found.steps)
+        yield from _terms(spec)
+    if found.readings:
+        yield "guards now:"
+        yield from (f"  {reading.verdict.replace('_', ' '):<10}  {reading.sentence}" for reading in found.readings)
+    yield f"replicas: {len(found.replicas) or 'none that is alive'}"
+    for replica in found.replicas:
+        trouble = f"; {replica.error}" if replica.error else ""
+        yield f"  {replica.replica}: generation {replica.generation}, loaded {', '.join(replica.versions)}{trouble}"
+    if found.incident:
+        about = found.incident.payload
+        restored = "" if about["seconds"] is None else f"; restored in {about['seconds']:.1f} s"
+        when = f"{found.incident.recorded_at[:19]}Z"
+        yield f"last incident, {when}: version {about['version']}: {about['reason']}{restored}"

@@ -1,0 +1,73 @@
+"""What callers met with each version since the present generation of traffic began; rollouts judge by it."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from typing import Any
+
+from mlops_provider.core.latency import bucket
+
+KEPT = 2000
+"""Newest predictions, and pairs of a shadow's, that are kept of a version."""
+
+
+class Tally:
+    """Of one version in one generation. Safe to use from several threads: each field is changed by one step."""
+
+    __slots__ = ("errors", "latencies", "pairs", "predictions", "requests")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.errors = 0
+        self.latencies: Counter[int] = Counter()
+        self.predictions: deque[float] = deque(maxlen=KEPT)
+        self.pairs: deque[tuple[float, float]] = deque(maxlen=KEPT)
+
+    def count(self, milliseconds: float, *, failed: bool) -> None:
+        """Count a request; the latency of one that failed says nothing."""
+        self.requests += 1
+        if failed:
+            self.errors += 1
+        else:
+            self.latencies[bucket(milliseconds)] += 1
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, to be added to what other replicas saw."""
+        return {
+            "requests": self.requests,
+            "errors": self.errors,
+            "latencies": {str(number): count for number, count in dict(self.latencies).items()},
+            "predictions": list(self.predictions),
+            "pairs": [list(pair) for pair in list(self.pairs)],
+        }
+
+
+class Tallies:
+    """
+    Of all versions of a model in the newest generation that answered; earlier ones are forgotten.
+
+    A replica that starts again begins anew: guards then need their minimum samples once more.
+    """
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self._versions: dict[str, Tally] = {}
+        self._mutex = threading.Lock()
+
+    def of(self, generation: int, version: str) -> Tally:
+        """What to count a request of *version* in; one of an earlier generation counts for nothing."""
+        if generation == self.generation and (tally := self._versions.get(version)):
+            return tally
+        with self._mutex:
+            if generation < self.generation:
+                return Tally()
+            if generation > self.generation:
+                self._versions, self.generation = {}, generation
+            return self._versions.setdefault(version, Tally())
+
+    def as_json(self) -> dict[str, Any]:
+        """The generation, and what was counted by version."""
+        with self._mutex:
+            generation, versions = self.generation, dict(self._versions)
+        return {"generation": generation, "versions": {name: each.as_json() for name, each in versions.items()}}

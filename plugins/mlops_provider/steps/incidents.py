@@ -1,0 +1,128 @@
+"""A version that failed is taken back, and what happened is recorded once: an incident, with the time to restore."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mlops_provider.core import rollout
+from mlops_provider.core.names import Alias, Kind, Tag
+from mlops_provider.exceptions import MLOpsError, RolloutRefusedError, ServingCheckError
+from mlops_provider.steps.following import wait_until_served
+from mlops_provider.steps.traffic import Lever, seconds_since
+
+if TYPE_CHECKING:
+    from mlops_provider.core.evidence import Record
+    from mlops_provider.core.rollout import Traffic
+    from mlops_provider.stores.suite import Stores
+
+logger = logging.getLogger(__name__)
+
+
+def fail(
+    stores: Stores,
+    lever: Lever,
+    version: str,
+    failure: ServingCheckError,
+    *,
+    refuse: bool,
+    readings: Sequence[Mapping[str, Any]] = (),
+    patience: float,
+) -> ServingCheckError:
+    """
+    Take *version* back, and give the error that tells both what failed and what serves now.
+
+    :param refuse: Whether it may never return.
+    :param readings: What the guards measured.
+    :param patience: Longest wait for the replicas to serve the old split, in seconds.
+    """
+    began = time.monotonic()
+    current = stores.ledger.traffic(lever.model)
+    if current is None or version not in current.split:
+        return failure
+    about = {"version": version, "generation": current.generation, "reason": str(failure), "readings": list(readings)}
+    try:
+        back = lever.take_back(str(failure), version=version, refuse=refuse, readings=readings)
+    except RolloutRefusedError as nowhere:
+        _record(stores, lever, {**about, "restored": None, "seconds": None, "replicas": []})
+        return type(failure)(f"{failure} {nowhere}")
+    replicas = _replicas_back(lever, back, patience)
+    seconds = round(time.monotonic() - began, 3) if replicas else None
+    incident = _record(stores, lever, {**about, "restored": back.generation, "seconds": seconds, "replicas": replicas})
+    if refuse:
+        project_rollback(stores, back)
+    return type(failure)(sentence(incident, back))
+
+
+def complete(stores: Stores, lever: Lever, version: str, *, patience: float) -> None:
+    """Record the incident that an earlier try of this task decided on, and was killed before it could."""
+    for decided in stores.ledger.history(Kind.ROLLBACK, lever.model):
+        about = decided.payload
+        ours = about["origin"] == lever.origin.key and version in about["refused"]
+        if not ours or stores.ledger.find(Kind.INCIDENT, f"{lever.model}:{about['generation']}"):
+            continue
+        back = lever.take_back(about["reason"], version=version)
+        replicas = _replicas_back(lever, back, patience)
+        incident = {
+            "version": version,
+            "generation": about["generation"],
+            "reason": about["reason"],
+            "readings": about.get("readings", []),
+            "restored": back.generation,
+            "seconds": round(seconds_since(decided), 3) if replicas else None,
+            "replicas": replicas,
+        }
+        _record(stores, lever, incident)
+        project_rollback(stores, back)
+
+
+def sentence(incident: Record, back: Traffic) -> str:
+    """What happened, and what serves now, for a person."""
+    found = incident.payload
+    restored = "" if found["seconds"] is None else f", on every replica {found['seconds']:.1f} s after the decision"
+    return (
+        f"{found['reason']} Version {found['version']} was taken back; generation {back.generation} serves "
+        f"{rollout.describe(back.split)}{restored}."
+    )
+
+
+def _replicas_back(lever: Lever, back: Traffic, patience: float) -> list[str]:
+    """Replicas that were seen to serve what came back; none if they were not, which changes nothing about it."""
+    try:
+        replicas = wait_until_served(lever.target, back, patience=patience)
+    except MLOpsError as error:
+        logger.warning("Not every replica was seen to be back: %s", error)
+        return []
+    return [replica.replica for replica in replicas]
+
+
+def _record(stores: Stores, lever: Lever, about: Mapping[str, Any]) -> Record:
+    """Record an incident; of two tries, both find the first one's."""
+    history = stores.ledger.traffic_history(lever.model)
+    before = [traffic for traffic in history if traffic.generation <= about["generation"]]
+    settled = [traffic for traffic in before if traffic.settled]
+    payload = {
+        **about,
+        "champion": rollout.champion(settled[-1]) if settled else None,
+        "split": dict(before[-1].split),
+        "most": max(traffic.split.get(about["version"], 0) for traffic in before),
+        "strategy": lever.strategy,
+        "origin": lever.origin.key,
+    }
+    key = f"{lever.model}:{about['generation']}"
+    return stores.ledger.append(Kind.INCIDENT, lever.model, payload, key=key, actor=lever.origin.actor)
+
+
+def project_rollback(stores: Stores, traffic: Traffic) -> None:
+    """Show a rollback in the registry; it must also work if the registry is away or refuses: traffic has moved."""
+    decided = stores.ledger.find(Kind.ROLLBACK, f"{traffic.model}:{traffic.generation - 1}")
+    reasons = dict.fromkeys(decided.payload["refused"], decided.payload["reason"]) if decided else {}
+    try:
+        if serving := rollout.champion(traffic):
+            stores.registry.set_alias(traffic.model, Alias.CHAMPION, serving)
+        for version, reason in reasons.items():
+            stores.registry.tag_version(traffic.model, version, {Tag.ROLLED_BACK: reason})
+    except MLOpsError as error:
+        logger.warning("The registry does not show the rollback yet: %s", error)

@@ -1,0 +1,209 @@
+"""What a person does to a rollout: look at it, promote it, abort it, or override its guards. Each is recorded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mlops_provider.core import rollout
+from mlops_provider.core.guards import Reading
+from mlops_provider.core.names import Kind
+from mlops_provider.core.rollout import Step, Traffic
+from mlops_provider.exceptions import NothingToDo, RolloutRefusedError, ServingCheckError
+from mlops_provider.steps.approval import refuse_rolled_back, require_approval
+from mlops_provider.steps.deploy import PATIENCE
+from mlops_provider.steps.release import Release
+from mlops_provider.steps.traffic import seconds_since
+from mlops_provider.steps.watch import readings
+
+if TYPE_CHECKING:
+    from mlops_provider.core.evidence import Record
+    from mlops_provider.core.origin import Origin
+    from mlops_provider.spec import ModelSpec
+    from mlops_provider.stores.ledger import Ledger
+    from mlops_provider.stores.replicas import Replica
+    from mlops_provider.stores.suite import Stores
+    from mlops_provider.targets import Target
+
+logger = logging.getLogger(__name__)
+
+OVERRIDE = "override"
+"""Strategy of a record that gives a version all traffic without asking its guards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """
+    Where a model's traffic stands.
+
+    :param traffic: The newest record; None before the first.
+    :param seconds: Age of that record.
+    :param version: Version on trial; None if no rollout is under way.
+    :param steps: What is left of the rollout, the step it is in first.
+    :param readings: What its guards say now.
+    :param replicas: The live replicas.
+    :param incident: The newest incident.
+    """
+
+    traffic: Traffic | None
+    seconds: float
+    version: str | None
+    steps: tuple[Step, ...]
+    readings: tuple[Reading, ...]
+    replicas: Sequence[Replica]
+    incident: Record | None
+
+
+def status(spec: ModelSpec, ledger: Ledger, *, target: Target) -> Status:
+    """Look at a model's traffic, and at the rollout that is under way."""
+    record = ledger.latest(Kind.TRAFFIC, spec.name)
+    traffic = Traffic.from_json(record.payload) if record else None
+    version = on_trial(ledger, spec.name)
+    steps: tuple[Step, ...] = ()
+    found: tuple[Reading, ...] = ()
+    if traffic and version:
+        steps = rollout.plan(traffic, version, spec.rollout_policy)
+        if steps[0].watched:
+            found = readings(ledger, target, spec.rollout_policy.guards, traffic, version)
+    return Status(
+        traffic=traffic,
+        seconds=seconds_since(record) if record else 0.0,
+        version=version,
+        steps=steps,
+        readings=found,
+        replicas=target.observe(),
+        incident=ledger.latest(Kind.INCIDENT, spec.name),
+    )
+
+
+def on_trial(ledger: Ledger, model: str) -> str | None:
+    """The version that a rollout is bringing in; None if none is under way."""
+    history = ledger.traffic_history(model)
+    if not history or history[-1].settled:
+        return None
+    settled = next((traffic.split for traffic in reversed(history) if traffic.settled), {})
+    return next((version for version in history[-1].split if version not in settled), None)
+
+
+def planned(spec: ModelSpec, ledger: Ledger, version: str) -> tuple[Step, ...]:
+    """
+    What a deployment of *version* would do from here.
+
+    :raises RolloutRefusedError: It would be refused: it never passed the gate, or was rolled back. Not retried.
+    :raises ConcurrentWriteError: Another version's rollout is not settled. Retried.
+    :raises NothingToDo: It has all traffic already.
+    """
+    require_approval(ledger, spec.name, version)
+    refuse_rolled_back(ledger, spec.name, version)
+    current = ledger.traffic(spec.name)
+    if current and current.settled and dict(current.split) == {version: 100}:
+        raise NothingToDo(f"Version {version} of {spec.name!r} already has all traffic.")
+    return rollout.plan(current, version, spec.rollout_policy)
+
+
+def promote(spec: ModelSpec, stores: Stores, *, target: Target, origin: Origin, patience: float = PATIENCE) -> Traffic:
+    """
+    Move the rollout under way on by one step, without the rest of the soak; every guard must have passed.
+
+    :param patience: Longest wait for the replicas, in seconds.
+    :return: The new record.
+    :raises RolloutRefusedError: None is under way, or a guard lacks its minimum sample. Not retried.
+    :raises GuardBreachedError: A guard was breached, and the version was taken back. Not retried.
+    """
+    release = Release(spec, stores, _required(stores.ledger, spec.name), target, origin, patience)
+    standing = release.standing()
+    at_once = replace(release.policy.soak, seconds=0.0, wait_at_most=0.0, without_data="hold")
+    try:
+        if waiting := release.advance(standing, release.plan(standing), soak=at_once):
+            lacking = [reading.sentence for reading in waiting.readings if reading.verdict == "waiting"]
+            raise RolloutRefusedError(
+                f"Version {release.version} of {spec.name!r} was not promoted: {' '.join(lacking)} Wait, or skip the "
+                "guards: --override --reason '…'."
+            )
+    except ServingCheckError as failure:
+        raise release.failed(failure) from failure
+    moved = stores.ledger.traffic(spec.name)
+    assert moved is not None
+    return release.finish(moved) if moved.settled else moved
+
+
+def override(
+    spec: ModelSpec,
+    stores: Stores,
+    version: str | None = None,
+    *,
+    reason: str,
+    target: Target,
+    origin: Origin,
+    patience: float = PATIENCE,
+) -> Traffic:
+    """
+    Give a version all traffic at once, without steps, soak and guards. Its gate record is still asked for.
+
+    It is loaded on every replica and compared with the registry's model first, and who did it, and why, is recorded
+    before traffic moves.
+
+    :param version: Registered version; by default the one whose rollout is under way.
+    :param patience: Longest wait for the replicas, in seconds.
+    :return: The settled record.
+    :raises RolloutRefusedError: No rollout is under way, it never passed the gate, or was rolled back. Not retried.
+    :raises ServingCheckError: It can't be loaded, or answers differently. Not retried.
+    :raises NothingToDo: It has all traffic already.
+    """
+    chosen = version or _required(stores.ledger, spec.name)
+    release = Release(spec, stores, chosen, target, origin, patience)
+    standing = release.standing()
+    if settled := release.settled_at(standing):
+        release.skip_if_over(settled)
+        return release.finish(settled)
+    first, *_ = release.plan(standing)
+    traffic = release.at(standing, first) or release.enter(standing, first)
+    try:
+        release.verified(traffic)
+    except ServingCheckError as failure:
+        raise release.failed(failure) from failure
+    about = {
+        "version": chosen,
+        "generation": traffic.generation,
+        "from": dict(traffic.split),
+        "reason": reason,
+        "skipped": list(release.policy.guards.declared),
+        "origin": origin.key,
+    }
+    stores.ledger.append(Kind.OVERRIDE, spec.name, about, key=f"{spec.name}:{traffic.generation}", actor=origin.actor)
+    return release.finish(release.settle(release.standing(), (f"override: {reason}",), strategy=OVERRIDE))
+
+
+def abort(spec: ModelSpec, stores: Stores, *, reason: str, target: Target, origin: Origin) -> Traffic:
+    """
+    End the rollout under way: the last settled split comes back, and nothing is held against the version.
+
+    The run that deploys it fails at its next look; another run may deploy the version again.
+
+    :return: The settled record.
+    :raises RolloutRefusedError: None is under way, or nothing ever settled. Not retried.
+    """
+    ledger, version = stores.ledger, _required(stores.ledger, spec.name)
+    release = Release(spec, stores, version, target, origin, PATIENCE)
+    current = ledger.traffic(spec.name)
+    assert current is not None
+    about = {
+        "version": version,
+        "generation": current.generation,
+        "from": dict(current.split),
+        "reason": reason,
+        "origin": origin.key,
+    }
+    ledger.append(Kind.ABORT, spec.name, about, key=f"{spec.name}:{current.generation}", actor=origin.actor)
+    return release.lever.take_back(f"aborted: {reason}", version=version, refuse=False)
+
+
+def _required(ledger: Ledger, model: str) -> str:
+    version = on_trial(ledger, model)
+    if version is None:
+        current = ledger.traffic(model)
+        serving = f"{rollout.describe(current.split)} has settled" if current else "no version ever had traffic"
+        raise RolloutRefusedError(f"No rollout of {model!r} is under way: {serving}.")
+    return version

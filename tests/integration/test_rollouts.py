@@ -1,0 +1,260 @@
+"""A rollout under way: what its task does while it waits, and what people may do to it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
+
+from mlops_provider.cli import rollout as cli
+from mlops_provider.core.guards import Observed
+from mlops_provider.core.names import Kind
+from mlops_provider.core.rollout import Traffic
+from mlops_provider.exceptions import (
+    ConfigurationError,
+    GuardBreachedError,
+    InconclusiveRolloutError,
+    NothingToDo,
+    RolloutRefusedError,
+)
+from mlops_provider.operators.deploy import DeployModelOperator
+from mlops_provider.steps import rollouts
+from mlops_provider.steps.deploy import Waiting, advance, deploy
+from support.in_process import InProcessTarget
+from support.serving import MODEL, World, origin
+
+FINE, FAILING = Observed(requests=100, errors=0, p99_ms=5.0), Observed(requests=100, errors=40, p99_ms=5.0)
+SLOWLY = {
+    "strategy": "canary",
+    "steps": [10, 100],
+    "soak_seconds": 600.0,
+    "look_seconds": 20.0,
+    "guards": {"errors": {"maximum": 0.01, "minimum_requests": 50}},
+}
+
+
+@pytest.fixture
+def world(four_versions: World, tmp_path: Path) -> World:
+    """Version 1 serves, and version 2 passed the gate against it."""
+    four_versions.use_ledger(tmp_path / "ledger.db")
+    four_versions.record("1")
+    target = InProcessTarget(four_versions)
+    deploy(four_versions.spec(), four_versions.stores, "1", target=target, origin=origin(run="first"))
+    four_versions.record("2", champion="1")
+    return four_versions
+
+
+@pytest.fixture
+def target(world: World) -> InProcessTarget:
+    return InProcessTarget(world)
+
+
+def splits(world: World) -> list[dict[str, int]]:
+    return [dict(traffic.split) for traffic in world.ledger.traffic_history(MODEL)][2:]
+
+
+def look(world: World, target: InProcessTarget, run: str = "deploy", **rollout: Any) -> Traffic | Waiting:
+    spec = world.spec(rollout={**SLOWLY, **rollout})
+    return advance(spec, world.stores, "2", target=target, origin=origin(run=run))
+
+
+def context(run: str = "deploy") -> Any:
+    ti = SimpleNamespace(dag_id="late_flights_deploy", run_id=run, task_id="deploy_model", map_index=-1)
+    return {"ti": ti, "dag_run": SimpleNamespace(triggering_user_name="ada")}
+
+
+def operator(
+    world: World, target: InProcessTarget, told: list[str] | None = None, **changes: Any
+) -> DeployModelOperator:
+    """A fresh one, as every worker that takes the task up again makes."""
+    spec = world.spec(rollout={**SLOWLY, **changes})
+    made = DeployModelOperator(
+        task_id="deploy_model",
+        version="2",
+        model_yaml=str(spec.path),
+        on_incident_callback=lambda context: told.append(context["mlops"]["summary"]) if told is not None else None,
+    )
+    made.stores, made.target = world.stores, target
+    return made
+
+
+def test_the_task_checks_out_while_it_waits_and_another_worker_goes_on(world: World, target: InProcessTarget) -> None:
+    target.seen = {"2": FINE}
+
+    with pytest.raises(TaskDeferred) as first:
+        operator(world, target).execute(context())
+    with pytest.raises(TaskDeferred):
+        operator(world, target).execute_complete(context())
+    waited = splits(world)
+    settled = operator(world, target, soak_seconds=0.0).execute_complete(context())
+
+    assert first.value.method_name == "execute_complete"
+    assert json.loads(json.dumps(first.value.trigger.serialize()[1], default=str))["moment"]
+    assert waited == [{"1": 100, "2": 0}, {"1": 90, "2": 10}]
+    assert splits(world) == [*waited, {"2": 100}, {"2": 100}]
+    assert settled["settled"]
+
+
+def test_a_breach_fails_the_task_tells_people_and_leaves_an_incident(world: World, target: InProcessTarget) -> None:
+    told: list[str] = []
+    target.seen = {"1": Observed(requests=900), "2": FAILING}
+
+    with pytest.raises(AirflowFailException, match="errors: 40 of 100 requests failed") as failure:
+        operator(world, target, told).execute(context())
+
+    incident = world.ledger.latest(Kind.INCIDENT, MODEL).payload
+    assert told == [str(failure.value)]
+    assert "Version 2 was taken back; generation 5 serves version 1: 100 %" in told[0]
+    assert (incident["version"], incident["champion"], incident["most"]) == ("2", "1", 10)
+    assert (incident["generation"], incident["restored"], incident["replicas"]) == (4, 5, ["a", "b"])
+    assert incident["readings"][0]["value"] == 0.4
+    assert world.ledger.latest(Kind.ROLLBACK, MODEL).payload["refused"] == ["2"]
+    with pytest.raises(RolloutRefusedError, match="does not return"):
+        look(world, target, run="again")
+
+
+def test_a_task_killed_between_the_decision_and_the_incident_completes_it(
+    world: World, target: InProcessTarget
+) -> None:
+    look(world, target)
+    target.seen = {"2": FAILING}
+
+    def die(traffic: Traffic) -> None:
+        raise KeyboardInterrupt
+
+    target.when_moved = die
+    with pytest.raises(KeyboardInterrupt):
+        look(world, target)
+    target.when_moved = lambda traffic: None
+    before = world.ledger.latest(Kind.INCIDENT, MODEL)
+    with pytest.raises(RolloutRefusedError, match="errors: 40 of 100"):
+        look(world, target)
+
+    incident = world.ledger.latest(Kind.INCIDENT, MODEL).payload
+    assert before is None
+    assert incident["readings"][0]["verdict"] == "breached"
+    assert incident["seconds"] > 0
+    assert splits(world)[-2:] == [{"1": 90, "2": 10}, {"1": 100}]
+
+
+def test_without_a_minimum_sample_the_split_before_comes_back_and_the_version_may_return(
+    world: World, target: InProcessTarget
+) -> None:
+    quick = {"soak_seconds": 0.0, "wait_at_most_seconds": 0.0}
+
+    with pytest.raises(
+        InconclusiveRolloutError, match="errors: 0 requests so far, 50 are needed.*serves version 1: 100"
+    ):
+        look(world, target, **quick)
+
+    assert splits(world)[-1] == {"1": 100}
+    assert world.ledger.history(Kind.ROLLBACK, MODEL) == []
+    target.seen = {"2": FINE}
+    settled = look(world, target, run="later", **quick)
+    assert isinstance(settled, Traffic)
+    assert settled.split == {"2": 100}
+
+
+def test_a_rollout_that_is_held_waits_for_a_person(world: World, target: InProcessTarget) -> None:
+    waiting = look(world, target, soak_seconds=0.0, wait_at_most_seconds=0.0, without_data="hold")
+
+    assert isinstance(waiting, Waiting)
+    assert waiting.seconds == 20.0
+    assert "held" in waiting.reasons[0]
+
+
+def test_promote_skips_the_soak_but_not_the_guards(world: World, target: InProcessTarget) -> None:
+    look(world, target)
+    spec, by = world.spec(rollout=SLOWLY), origin("promote", "by hand")
+
+    with pytest.raises(RolloutRefusedError, match="was not promoted: errors: 0 requests so far, 50 are needed"):
+        rollouts.promote(spec, world.stores, target=target, origin=by)
+    target.seen = {"2": FINE}
+    moved = rollouts.promote(spec, world.stores, target=target, origin=by)
+    settled = rollouts.promote(spec, world.stores, target=target, origin=by)
+
+    assert [(dict(each.split), each.settled) for each in (moved, settled)] == [({"2": 100}, False), ({"2": 100}, True)]
+    assert world.ledger.latest(Kind.PROMOTION, MODEL).actor == "ada"
+    with pytest.raises(NothingToDo):
+        look(world, target)
+    with pytest.raises(RolloutRefusedError, match="No rollout of 'late_flights' is under way: version 2: 100 % has"):
+        rollouts.promote(spec, world.stores, target=target, origin=by)
+
+
+def test_promote_rolls_back_what_a_guard_caught(world: World, target: InProcessTarget) -> None:
+    look(world, target)
+    target.seen = {"2": FAILING}
+
+    with pytest.raises(GuardBreachedError, match="taken back"):
+        rollouts.promote(world.spec(rollout=SLOWLY), world.stores, target=target, origin=origin("promote", "by hand"))
+
+    assert splits(world)[-1] == {"1": 100}
+
+
+def test_an_override_skips_the_guards_and_is_recorded_but_never_the_gate(world: World, target: InProcessTarget) -> None:
+    look(world, target)
+    spec, by = world.spec(rollout=SLOWLY), origin("promote", "by hand")
+
+    settled = rollouts.override(spec, world.stores, reason="the old one is worse", target=target, origin=by)
+
+    record = world.ledger.latest(Kind.OVERRIDE, MODEL)
+    assert (dict(settled.split), settled.settled) == ({"2": 100}, True)
+    assert (record.actor, record.payload["reason"]) == ("ada", "the old one is worse")
+    assert record.payload["skipped"] == ["errors"]
+    assert world.ledger.latest(Kind.PROMOTION, MODEL).payload["strategy"] == rollouts.OVERRIDE
+    with pytest.raises(AirflowSkipException, match="already has all traffic"):
+        operator(world, target).execute_complete(context())
+    with pytest.raises(RolloutRefusedError, match="not registered through the gate"):
+        rollouts.override(spec, world.stores, "3", reason="hurry", target=target, origin=by)
+
+
+def test_an_aborted_rollout_ends_its_run_and_another_run_may_come(world: World, target: InProcessTarget) -> None:
+    look(world, target)
+    spec = world.spec(rollout=SLOWLY)
+
+    back = rollouts.abort(spec, world.stores, reason="a holiday", target=target, origin=origin("abort", "by hand"))
+
+    assert back.split == {"1": 100}
+    with pytest.raises(AirflowFailException, match=r"aborted by ada \(a holiday\)"):
+        operator(world, target).execute_complete(context())
+    assert splits(world)[-1] == {"1": 100}
+    assert isinstance(look(world, target, run="another"), Waiting)
+    assert splits(world)[-1] == {"1": 90, "2": 10}
+
+
+def test_the_commands_say_where_it_stands_and_what_they_would_do(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = world.spec(rollout=SLOWLY)
+    monkeypatch.setattr(cli, "opened", lambda model: (spec, world.stores, target))
+    wanted = {"model": "late_flights", "override": False, "reason": None, "version": None, "dry_run": False}
+
+    def said(command: Any, **changes: Any) -> str:
+        command(argparse.Namespace(**{**wanted, **changes}))
+        return capsys.readouterr().out
+
+    settled = said(cli.status)
+    look(world, target)
+    target.seen = {"2": Observed(requests=12)}
+    before = splits(world)
+    under_way = said(cli.status)
+    would = said(cli.promote, dry_run=True)
+    would_override = said(cli.promote, dry_run=True, override=True, reason="hurry")
+
+    assert "late_flights: version 1: 100 % (generation 2, settled)" in settled
+    assert "rollout of version 2, canary, what is left:" in under_way
+    assert "waiting     errors: 12 requests so far, 50 are needed." in under_way
+    assert (
+        "1. version 1: 90 %, version 2: 10 %: soak, guards\n  2. version 2: 100 %: soak, guards\n  3. settles" in would
+    )
+    assert "errors: at most 1 % of 50 requests or more fail" in would
+    assert "Version 2 of late_flights would get 100 % at once" in would_override
+    assert splits(world) == before
+    with pytest.raises(ConfigurationError, match="--override and --reason belong together"):
+        said(cli.promote, override=True)
+    assert "is back at version 1: 100 %" in said(cli.abort, reason="enough")

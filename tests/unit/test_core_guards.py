@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlops_provider.core.guards import (
+    AgreementGuard,
+    Decision,
+    ErrorGuard,
+    Guards,
+    LatencyGuard,
+    Observed,
+    PredictionGuard,
+    Reading,
+    Soak,
+    Verdict,
+    decide,
+    judge,
+)
+from mlops_provider.core.latency import bucket, percentile
+
+ERRORS = Guards(errors=ErrorGuard(0.01, 100))
+SOAK = Soak(seconds=60, wait_at_most=600, look_seconds=15, without_data="rollback")
+
+
+def read(guards: Guards, candidate: Observed, champion: Observed | None = None, **seen: Any) -> Reading:
+    (reading,) = judge(guards, candidate, champion, **seen)
+    return reading
+
+
+def test_a_rollout_without_a_guard_is_refused() -> None:
+    with pytest.raises(ValueError, match="without a guard is refused: declare at least one of errors, latency"):
+        Guards()
+
+
+@pytest.mark.parametrize(
+    ("candidate", "champion", "verdict", "said"),
+    [
+        (Observed(99, 99), None, "waiting", "errors: 99 requests so far, 100 are needed."),
+        (Observed(1000, 10), None, "passed", "errors: 10 of 1,000 requests failed (1 %), limit 1 %."),
+        (
+            Observed(120, 37), Observed(900, 9), "breached",
+            "errors: 37 of 120 requests failed (30.8 %), limit 1 %; of the champion's 1 %.",
+        ),
+        (
+            Observed(120, 6), Observed(900, 90), "passed",
+            "errors: 6 of 120 requests failed (5 %), limit 1 %; the champion's fail as often (10 %).",
+        ),
+        (Observed(120, 6), Observed(50, 50), "breached", "errors: 6 of 120 requests failed (5 %), limit 1 %."),
+    ],
+)  # fmt: skip
+def test_errors(candidate: Observed, champion: Observed | None, verdict: Verdict, said: str) -> None:
+    reading = read(ERRORS, candidate, champion)
+
+    assert (reading.verdict, reading.sentence) == (verdict, said)
+
+
+@pytest.mark.parametrize(
+    ("guard", "candidate", "champion", "shadowed", "verdict", "said"),
+    [
+        (LatencyGuard(50, None, 10), Observed(12, 3, 9.0), None, False, "waiting", "9 answers so far, 10 are needed."),
+        (LatencyGuard(50, None, 10), Observed(10, 0, 49.9), None, False, "passed", "p99 is 49.9 ms, limit 50 ms."),
+        (LatencyGuard(50, None, 10), Observed(10, 0, 50.1), None, False, "breached", "p99 is 50.1 ms, limit 50 ms."),
+        (LatencyGuard(50, 2, 10), Observed(10, 0, 60.0), Observed(99, 0, 59.0), False, "breached", "limit 50 ms."),
+        (
+            LatencyGuard(None, 2, 10), Observed(10, 0, 30.0), Observed(99, 0, 12.0), False, "breached",
+            "p99 is 30.0 ms, 2.50 times the champion's 12.0 ms, limit 2 times.",
+        ),
+        (LatencyGuard(None, 3, 10), Observed(10, 0, 30.0), Observed(99, 0, 12.0), False, "passed", "limit 3 times."),
+        (
+            LatencyGuard(None, 2, 10), Observed(10, 0, 30.0), Observed(9, 0, 12.0), False, "waiting",
+            "9 answers of the champion so far, 10 are needed.",
+        ),
+        (LatencyGuard(None, 2, 10), Observed(10, 0, 30.0), None, False, "not_judged", "there is no champion's"),
+        (LatencyGuard(50, 2, 10), Observed(10, 0, 30.0), None, False, "passed", "there is no champion's"),
+        (LatencyGuard(None, 2, 10), Observed(10, 0, 30.0), Observed(99, 0, 1.0), True, "not_judged", "another line"),
+    ],
+)  # fmt: skip
+def test_latency(
+    guard: LatencyGuard, candidate: Observed, champion: Observed | None, shadowed: bool, verdict: Verdict, said: str
+) -> None:
+    reading = read(Guards(latency=guard), candidate, champion, shadowed=shadowed)
+
+    assert reading.verdict == verdict
+    assert said in reading.sentence
+
+
+def test_latency_needs_a_limit() -> None:
+    with pytest.raises(ValueError, match="p99_ms, p99_ratio or both"):
+        LatencyGuard(None, None, 10)
+
+
+@pytest.mark.parametrize(
+    ("rows", "distance", "verdict"),
+    [(49, 0.1, "waiting"), (50, None, "waiting"), (50, 0.5, "passed"), (50, 0.51, "breached")],
+)
+def test_predictions(rows: int, distance: float | None, verdict: Verdict) -> None:
+    guards = Guards(predictions=PredictionGuard(0.5, 50))
+    candidate, champion = Observed(predictions=[0.5] * rows), Observed(predictions=[0.5] * 500)
+
+    assert read(guards, candidate, champion, distance=distance).verdict == verdict
+    assert read(guards, candidate, None).verdict == "not_judged"
+
+
+@pytest.mark.parametrize(("agreeing", "rows", "verdict"), [(9, 9, "waiting"), (9, 10, "passed"), (8, 10, "breached")])
+def test_agreement(agreeing: int, rows: int, verdict: Verdict) -> None:
+    guards = Guards(agreement=AgreementGuard(0.9, 0.05, 10))
+    pairs = [(0.5, 0.55 - 1e-9)] * agreeing + [(0.5, 0.56)] * (rows - agreeing)
+
+    assert read(guards, Observed(), Observed(), pairs=pairs, shadowed=True).verdict == verdict
+    assert read(guards, Observed(), Observed(), pairs=pairs).verdict == "not_judged"
+
+
+def reading(verdict: Verdict) -> Reading:
+    return Reading("errors", verdict, None, 0.01, 0, 100, f"errors: {verdict}.")
+
+
+PASSED, BREACHED, WAITING, NOT_JUDGED = (
+    reading("passed"), reading("breached"), reading("waiting"), reading("not_judged"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "found", "action", "wait"),
+    [
+        (0, (PASSED,), "wait", 15),
+        (50, (PASSED,), "wait", 10),
+        (60, (PASSED, NOT_JUDGED), "go_on", 0),
+        (0, (PASSED, BREACHED), "roll_back", 0),
+        (900, (WAITING, BREACHED), "roll_back", 0),
+        (61, (PASSED, WAITING), "wait", 15),
+        (655, (WAITING,), "wait", 5),
+        (660, (WAITING,), "give_up", 0),
+    ],
+)
+def test_a_step_is_watched_for_its_soak_and_then_for_its_samples(
+    elapsed: float, found: tuple[Reading, ...], action: str, wait: float
+) -> None:
+    decision = decide(SOAK, found, elapsed=elapsed)
+
+    assert (decision.action, decision.wait_seconds) == (action, wait)
+    assert decision.reasons
+
+
+@pytest.mark.parametrize(("policy", "action"), [("rollback", "give_up"), ("hold", "wait"), ("proceed", "go_on")])
+def test_without_data_the_declared_policy_decides_and_says_so(policy: Any, action: str) -> None:
+    soak = Soak(60, 600, 15, policy)
+
+    decision = decide(soak, (PASSED, WAITING), elapsed=700)
+
+    assert decision.action == action
+    assert decision.reasons[0].startswith(f"no minimum sample after 700 s, and without_data is {policy!r}")
+    assert decision.reasons[1] == "errors: waiting."
+
+
+@given(
+    st.floats(0, 10_000),
+    st.lists(st.sampled_from([PASSED, BREACHED, WAITING, NOT_JUDGED]), min_size=1, max_size=4),
+    st.sampled_from(["rollback", "hold", "proceed"]),
+)
+def test_a_breach_always_goes_back_and_nothing_moves_before_the_soak_is_over(
+    elapsed: float, found: list[Reading], without_data: Any
+) -> None:
+    decision: Decision = decide(Soak(60, 600, 15, without_data), found, elapsed=elapsed)
+
+    if BREACHED in found:
+        assert decision.action == "roll_back"
+    elif elapsed < 60:
+        assert decision.action == "wait"
+    assert (decision.wait_seconds > 0) == (decision.action == "wait")
+    assert decision.wait_seconds <= min(15, decision.left_seconds)
+
+
+def test_readings_and_guards_survive_storage() -> None:
+    guards = Guards(errors=ErrorGuard(0.01, 100), latency=LatencyGuard(None, 2.0, 10))
+
+    assert Guards.from_json(guards.as_json()) == guards
+    assert Reading.from_json(PASSED.as_json()) == PASSED
+    assert guards.sentences == (
+        "errors: at most 1 % of 100 requests or more fail",
+        "latency: p99 at most 2 times the champion's, of 10 answers or more",
+    )
+
+
+@given(st.lists(st.floats(0.01, 10_000), min_size=1, max_size=300))
+def test_a_percentile_from_buckets_is_at_most_five_percent_too_high(latencies: list[float]) -> None:
+    counts: dict[int, int] = {}
+    for each in latencies:
+        counts[bucket(each)] = counts.get(bucket(each), 0) + 1
+    exact = sorted(latencies)[max(0, -(-99 * len(latencies) // 100) - 1)]
+
+    found = percentile(counts, 0.99)
+
+    assert found is not None
+    assert exact * 0.999 <= found <= exact * 1.0501
+    assert percentile({}, 0.99) is None
