@@ -30,7 +30,7 @@ def divided(month: str, rows: int = 2400) -> pd.DataFrame:
 
 def prepared(place: Place, january: pd.DataFrame | None = None, **changes: Any) -> Place:
     """January to March of that, and a use case whose model does not see the line."""
-    declared = {"segments": SEGMENTS, "gate": ANY_MODEL_PASSES, "rollout": {"steps": [100]}, **changes}
+    declared = {"segments": SEGMENTS, "gate": ANY_MODEL_PASSES, **changes}
     made = place.declared(**declared)
     code = made.use_case / "model.py"
     code.write_text(code.read_text().replace('("words", words, ["line"])', '("words", "drop", ["line"])'))

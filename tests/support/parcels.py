@@ -110,6 +110,14 @@ DECLARED: Mapping[str, Any] = {
         "baselines": ["dummy"],
         "minimum_rows": 100,
     },
+    "rollout": {
+        "strategy": "canary",
+        "steps": [100],
+        "soak_seconds": 0.0,
+        "guards": {"errors": {"maximum": 0.01, "minimum_requests": 20}},
+        "wait_at_most_seconds": 0.0,
+        "without_data": "proceed",
+    },
     "monitoring": {
         "limit": 0.5,
         "categorical_limit": 0.2,

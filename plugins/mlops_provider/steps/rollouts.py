@@ -12,7 +12,7 @@ from mlops_provider.core.guards import Reading
 from mlops_provider.core.names import Kind
 from mlops_provider.core.rollout import Step, Traffic
 from mlops_provider.exceptions import NothingToDo, RolloutRefusedError, ServingCheckError
-from mlops_provider.steps.approval import refuse_rolled_back, require_approval
+from mlops_provider.steps.approval import refuse_rolled_back, refuse_unapproved
 from mlops_provider.steps.deploy import PATIENCE
 from mlops_provider.steps.release import Release
 from mlops_provider.steps.traffic import seconds_since
@@ -91,11 +91,12 @@ def planned(spec: ModelSpec, ledger: Ledger, version: str) -> tuple[Step, ...]:
     """
     What a deployment of *version* would do from here.
 
-    :raises RolloutRefusedError: It would be refused: it never passed the gate, or was rolled back. Not retried.
+    :raises RolloutRefusedError: It would be refused: it never passed the gate, lacks a person's approval, or was rolled
+        back. Not retried.
     :raises ConcurrentWriteError: Another version's rollout is not settled. Retried.
     :raises NothingToDo: It has all traffic already.
     """
-    require_approval(ledger, spec.name, version)
+    refuse_unapproved(ledger, spec.name, version, spec.approval.policy)
     refuse_rolled_back(ledger, spec.name, version)
     current = ledger.traffic(spec.name)
     if current and current.settled and dict(current.split) == {version: 100}:
