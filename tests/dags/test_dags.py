@@ -105,7 +105,7 @@ def test_tasks_are_named_as_the_field_says(parsed: dict[str, object]) -> None:
 
 
 def test_every_task_is_retried(parsed: dict[str, object]) -> None:
-    assert parsed["retries"] == [2]
+    assert min(parsed["retries"]) == 2
 
 
 def test_a_dag_file_fits_a_screen(parsed: dict[str, object]) -> None:

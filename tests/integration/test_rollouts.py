@@ -16,6 +16,7 @@ from mlops_provider.core.guards import Observed
 from mlops_provider.core.names import Kind
 from mlops_provider.core.rollout import Traffic
 from mlops_provider.exceptions import (
+    ConcurrentWriteError,
     ConfigurationError,
     GuardBreachedError,
     InconclusiveRolloutError,
@@ -211,6 +212,16 @@ def test_an_override_skips_the_guards_and_is_recorded_but_never_the_gate(world: 
         operator(world, target).execute_complete(context())
     with pytest.raises(RolloutRefusedError, match="not registered through the gate"):
         rollouts.override(spec, world.stores, "3", reason="hurry", target=target, origin=by)
+
+
+def test_the_version_before_is_no_way_around_a_rollout_under_way(world: World, target: InProcessTarget) -> None:
+    look(world, target)
+    spec, by, before = world.spec(rollout=SLOWLY), origin("promote", "by hand"), splits(world)
+
+    with pytest.raises(ConcurrentWriteError, match="version 2 is being rolled out .* mlops rollout abort late_flights"):
+        rollouts.override(spec, world.stores, "1", reason="2 is bad", target=target, origin=by)
+
+    assert splits(world) == before
 
 
 def test_an_aborted_rollout_ends_its_run_and_another_run_may_come(world: World, target: InProcessTarget) -> None:

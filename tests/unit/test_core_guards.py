@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,12 +51,28 @@ def test_a_rollout_without_a_guard_is_refused() -> None:
             "errors: 6 of 120 requests failed (5 %), limit 1 %; the champion's fail as often (10 %).",
         ),
         (Observed(120, 6), Observed(50, 50), "breached", "errors: 6 of 120 requests failed (5 %), limit 1 %."),
+        (
+            Observed(120, 3), None, "passed",
+            "errors: 3 of 120 requests failed (2.5 %), limit 1 %; so few may be chance.",
+        ),
+        (
+            Observed(1000, 30), Observed(1000, 28), "passed",
+            "errors: 30 of 1,000 requests failed (3 %), limit 1 %; the champion's fail as often (2.8 %).",
+        ),
     ],
 )  # fmt: skip
 def test_errors(candidate: Observed, champion: Observed | None, verdict: Verdict, said: str) -> None:
     reading = read(ERRORS, candidate, champion)
 
     assert (reading.verdict, reading.sentence) == (verdict, said)
+
+
+def test_a_version_that_fails_as_often_as_it_may_is_seldom_taken_for_worse() -> None:
+    looks = np.random.default_rng(7).binomial(1000, 0.01, 20_000)
+
+    breached = np.mean([read(ERRORS, Observed(1000, int(errors))).verdict == "breached" for errors in looks])
+
+    assert breached < 0.005
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,9 @@ from mlops_provider.core.payload import Payload
 Verdict = Literal["passed", "breached", "waiting", "not_judged"]
 Action = Literal["go_on", "wait", "roll_back", "give_up"]
 
+_SURE = 3.0
+"""Standard deviations by which a share of errors has to be above its limit."""
+
 
 @dataclass(frozen=True, slots=True)
 class Observed:
@@ -39,8 +42,8 @@ class ErrorGuard(Payload):
     """
     A version may not fail its callers.
 
-    :param maximum: Share of its requests that may fail, 0-1. More is a breach, unless the champion fails as many: then
-        the requests are to blame.
+    :param maximum: Share of its requests that may fail, 0-1. More is a breach if it can't be chance, unless the
+        champion fails as many: then the requests are to blame.
     :param minimum_requests: Requests below which nothing is judged.
     """
 
@@ -193,16 +196,18 @@ def _errors(guard: ErrorGuard, candidate: Observed, champion: Observed | None) -
     about = ("errors", guard.maximum, candidate.requests, guard.minimum_requests)
     if candidate.requests < guard.minimum_requests:
         return _waiting(*about, unit="requests")
-    share = candidate.errors / candidate.requests
+    share, shown = candidate.errors / candidate.requests, at_least(candidate.errors, candidate.requests)
     said = f"{candidate.errors:,} of {candidate.requests:,} requests failed ({percent(share)})"
     said += f", limit {percent(guard.maximum)}"
     if share <= guard.maximum:
         return _judged("passed", *about, share, f"{said}.")
     if champion and champion.requests >= guard.minimum_requests:
         theirs = champion.errors / champion.requests
-        if theirs >= share:
+        if theirs >= shown:
             return _judged("passed", *about, share, f"{said}; the champion's fail as often ({percent(theirs)}).")
         said += f"; of the champion's {percent(theirs)}"
+    if shown <= guard.maximum:
+        return _judged("passed", *about, share, f"{said}; so few may be chance.")
     return _judged("breached", *about, share, f"{said}.")
 
 
@@ -339,6 +344,22 @@ def decide(soak: Soak, readings: Sequence[Reading], *, elapsed: float) -> Decisi
     if soak.without_data == "hold":
         return Decision("wait", (f"{over}: held.", *lacking), readings, soak.look_seconds, math.inf)
     return Decision("go_on" if soak.without_data == "proceed" else "give_up", (f"{over}:", *lacking), readings)
+
+
+def at_least(errors: int, requests: int) -> float:
+    """
+    Share of requests that surely fail: the lower end of Wilson's score interval, 0-1.
+
+    Guards look again and again, and one breach is final, so it is a wide one: of a version that fails exactly as often
+    as it may, one look in 700 finds more. Source: E. B. Wilson, Probable inference, the law of succession, and
+    statistical inference, 1927.
+
+    :param requests: At least 1.
+    """
+    share, squared = errors / requests, _SURE**2
+    middle = share + squared / (2 * requests)
+    margin = _SURE * math.sqrt(share * (1 - share) / requests + squared / (4 * requests**2))
+    return max(0.0, (middle - margin) / (1 + squared / requests))
 
 
 def percent(share: float) -> str:

@@ -123,6 +123,18 @@ def _last(candidate: str, before: Mapping[str, int], policy: RolloutPolicy) -> S
     return Step({**dict.fromkeys(others, 0), candidate: 100}, others, watched=True)
 
 
+def on_trial(history: Sequence[Traffic]) -> str | None:
+    """
+    Return the version that a rollout is bringing in; None if none is under way.
+
+    :param history: Every traffic record of the model, oldest first.
+    """
+    if not history or history[-1].settled:
+        return None
+    settled: Mapping[str, int] = next((traffic.split for traffic in reversed(history) if traffic.settled), {})
+    return next((version for version in history[-1].split if version not in settled), None)
+
+
 def check_steps(steps: Sequence[int]) -> None:
     """Raise ValueError unless *steps*, in percent, rise from above 0 to 100."""
     if not steps or steps[-1] != 100 or any(now >= then for now, then in pairwise((0, *steps))):

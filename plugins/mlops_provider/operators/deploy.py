@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.sdk.exceptions import AirflowFailException
 
 from mlops_provider.core import names
-from mlops_provider.exceptions import ServingCheckError
+from mlops_provider.exceptions import InconclusiveRolloutError, ServingCheckError
 from mlops_provider.operators.base import Callbacks, ModelStepOperator, tell
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class ReleaseOperator(TrafficOperator):
         try:
             return super().execute(context)
         except AirflowFailException as failure:
-            if isinstance(failure.__cause__, ServingCheckError):
+            if isinstance(failure.__cause__, ServingCheckError | InconclusiveRolloutError):
                 tell(self, context, self.on_incident_callback, version=self.version, summary=str(failure))
             raise
 

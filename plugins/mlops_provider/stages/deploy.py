@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from airflow.sdk import Param
 
 from mlops_provider.core.names import Task
@@ -35,7 +37,9 @@ def deploy(model_yaml: str, *, on_incident_callback: Callbacks = None) -> None:
     """
     told = {"version": VERSION, "on_incident_callback": on_incident_callback}
     check = CheckServingOperator(**resources(model_yaml, Task.CHECK_SERVING), **told)
-    rollout = DeployModelOperator(**resources(model_yaml, Task.DEPLOY_MODEL), **told)
+    # While it is between two tries nobody watches the version: a store that is away for minutes must not end it.
+    patient = {"retries": 10, "retry_delay": timedelta(seconds=30)}
+    rollout = DeployModelOperator(**resources(model_yaml, Task.DEPLOY_MODEL), **told, **patient)
     if load_spec(model_yaml).approval.policy != "never":
         ApproveVersionOperator(**resources(model_yaml, Task.APPROVE_VERSION), version=VERSION) >> check
     check >> rollout

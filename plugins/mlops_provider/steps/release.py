@@ -12,6 +12,7 @@ from mlops_provider.core import rollout
 from mlops_provider.core.names import Alias, Kind
 from mlops_provider.core.rollout import Traffic
 from mlops_provider.exceptions import (
+    ConcurrentWriteError,
     GuardBreachedError,
     InconclusiveRolloutError,
     MLOpsError,
@@ -79,7 +80,16 @@ class Release:
 
         :raises ConcurrentWriteError: Another version's rollout is not settled. Retried.
         """
-        return rollout.plan(standing.base, self.version, self.policy)
+        base = standing.base
+        if base and not base.settled and self.version in base.split:
+            trial = rollout.on_trial(self.stores.ledger.traffic_history(self.spec.name))
+            if trial not in {None, self.version}:
+                raise ConcurrentWriteError(
+                    f"Version {self.version} of {self.spec.name!r} has to wait: version {trial} is being rolled out "
+                    f"({rollout.describe(base.split)}). Let it finish, or end it: mlops rollout abort {self.spec.name} "
+                    "--reason '…'."
+                )
+        return rollout.plan(base, self.version, self.policy)
 
     def settled_at(self, standing: Standing) -> Traffic | None:
         """The record that gave the version all traffic for good, if that is where it stands."""

@@ -80,11 +80,7 @@ def status(spec: ModelSpec, ledger: Ledger, *, target: Target) -> Status:
 
 def on_trial(ledger: Ledger, model: str) -> str | None:
     """The version that a rollout is bringing in; None if none is under way."""
-    history = ledger.traffic_history(model)
-    if not history or history[-1].settled:
-        return None
-    settled = next((traffic.split for traffic in reversed(history) if traffic.settled), {})
-    return next((version for version in history[-1].split if version not in settled), None)
+    return rollout.on_trial(ledger.traffic_history(model))
 
 
 def planned(spec: ModelSpec, ledger: Ledger, version: str) -> tuple[Step, ...]:
@@ -127,7 +123,7 @@ def promote(spec: ModelSpec, stores: Stores, *, target: Target, origin: Origin, 
         raise release.failed(failure) from failure
     moved = stores.ledger.traffic(spec.name)
     assert moved is not None
-    return release.finish(moved) if moved.settled else moved
+    return _finished(release, moved) if moved.settled else moved
 
 
 def override(
@@ -158,7 +154,7 @@ def override(
     standing = release.standing()
     if settled := release.settled_at(standing):
         release.skip_if_over(settled)
-        return release.finish(settled)
+        return _finished(release, settled)
     first, *_ = release.plan(standing)
     traffic = release.at(standing, first) or release.enter(standing, first)
     try:
@@ -174,7 +170,15 @@ def override(
         "origin": origin.key,
     }
     stores.ledger.append(Kind.OVERRIDE, spec.name, about, key=f"{spec.name}:{traffic.generation}", actor=origin.actor)
-    return release.finish(release.settle(release.standing(), (f"override: {reason}",), strategy=OVERRIDE))
+    return _finished(release, release.settle(release.standing(), (f"override: {reason}",), strategy=OVERRIDE))
+
+
+def _finished(release: Release, traffic: Traffic) -> Traffic:
+    """Finish, or take back what callers would be answered wrongly by."""
+    try:
+        return release.finish(traffic)
+    except ServingCheckError as failure:
+        raise release.failed(failure) from failure
 
 
 def abort(spec: ModelSpec, stores: Stores, *, reason: str, target: Target, origin: Origin) -> Traffic:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import ssl
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from mlops_provider.stores.ledger import Ledger
     from mlops_provider.stores.replicas import Replica
 
-logger = logging.getLogger(__name__)
-
+_ASKED_AGAIN = 1.0
+"""Seconds after which a replica that did not answer is asked again."""
 ALIVE_WITHIN = 10.0
 """Seconds since its last heartbeat after which a replica no longer counts; it beats every second."""
 
@@ -109,14 +109,28 @@ class Server:
         """
         Add up what the live replicas counted themselves, at the addresses they reported.
 
-        A replica counts from the first request of a generation on, and anew after a restart; one that does not answer
-        within two seconds is left out this time. Nothing has to be sealed or delivered for it.
+        A replica counts from the first request of a generation on, and anew after a restart. Nothing has to be sealed
+        or delivered for it.
+
+        :raises StoreUnavailableError: A live replica does not say what it saw: nobody knows how callers fare. Retried.
         """
         seen = [each for replica in self.observe() if (each := self._seen(replica, traffic.generation))]
         return {version: _together([each[version] for each in seen if version in each]) for version in traffic.split}
 
     def _seen(self, replica: Replica, generation: int) -> Mapping[str, Any]:
-        """What a replica counted, by version."""
+        """What a replica counted, by version; nothing if it died meanwhile."""
+        deadline = time.monotonic() + ALIVE_WITHIN
+        while True:
+            try:
+                return self._told(replica, generation)
+            except StoreUnavailableError:
+                if replica.replica not in {each.replica for each in self.observe()}:
+                    return {}
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_ASKED_AGAIN)
+
+    def _told(self, replica: Replica, generation: int) -> Mapping[str, Any]:
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         try:
             response = httpx.get(
@@ -130,8 +144,10 @@ class Server:
             found = response.json()
             versions: Mapping[str, Any] = found["versions"] if found["generation"] == generation else {}
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            logger.warning("Replica %s does not say what it saw (%s)", replica.replica, type(error).__name__)
-            return {}
+            raise StoreUnavailableError(
+                f"Replica {replica.replica} at {replica.url} lives but does not say what callers met "
+                f"({type(error).__name__}): is it overloaded, of an older release, or does it ask for another token?"
+            ) from error
         return versions
 
     def remove(self) -> None:
