@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +23,8 @@ from mlops_provider.exceptions import RolloutRefusedError
 from mlops_provider.operators.approval import ApproveVersionOperator
 from mlops_provider.serving.loader import load
 from mlops_provider.stages.deploy import deploy as deploy_stage
-from mlops_provider.steps import human_approval
+from mlops_provider.steps import human_approval, package
+from mlops_provider.steps.approval import refuse_unapproved
 from mlops_provider.steps.deploy import check_serving, deploy
 from mlops_provider.targets import Server
 from support.tiny import FEBRUARY, JANUARY, MODEL, Place, ingest_months, origin, register_candidate
@@ -115,7 +116,7 @@ def wait(place: Place, monkeypatch: pytest.MonkeyPatch) -> Wait:
     return made
 
 
-def deployed(place: Place, act: Callable[..., Any] = deploy, **changes: Any) -> Any:
+def deployed(place: Place, act: Callable[..., Any] = deploy, by: str = "ada", **changes: Any) -> Any:
     stores = place.stores()
     target = Server("http://127.0.0.1:9", model=MODEL, ledger=stores.ledger)
     return act(
@@ -123,7 +124,7 @@ def deployed(place: Place, act: Callable[..., Any] = deploy, **changes: Any) -> 
         stores,
         "1",
         target=target,
-        origin=origin("deploy_model"),
+        origin=replace(origin("deploy_model"), actor=by),
         patience=1,
     )
 
@@ -165,6 +166,8 @@ def test_without_an_approval_neither_deployment_nor_server_takes_the_version(pla
     stores = place.stores()
     with pytest.raises(RolloutRefusedError, match="needs a person's approval"):
         load(stores.registry, stores.ledger, MODEL, "1")
+    with pytest.raises(RolloutRefusedError, match="needs a person's approval"):
+        package.package(stores, MODEL, "1", place.folder / "package", say=lambda _: None)
 
     task = wait()
     task.ask()
@@ -289,15 +292,74 @@ def test_a_command_decides_without_airflow_and_the_waiting_task_follows(
     task.ask()
     monkeypatch.setattr("getpass.getuser", lambda: "ada")
 
-    assert main(["approve", f"{MODEL}@1"]) == 0
+    about = [f"{MODEL}@1", "--model", str(place.folder / "use_case" / "model.yaml")]
+
+    assert main(["approve", *about]) == 0
     assert "### Gate" in capsys.readouterr().out
     assert records(place, Kind.APPROVAL) == []
-    assert main(["approve", f"{MODEL}@1", "--reason", "mine"]) != 0
+    assert main(["approve", *about, "--reason", "mine"]) != 0
     assert "nobody approves their own work" in capsys.readouterr().err
     monkeypatch.setattr("getpass.getuser", lambda: "grace")
-    assert main(["approve", f"{MODEL}@1", "--reason", "fine"]) == 0
-    assert main(["reject", f"{MODEL}@1", "--reason", "too late"]) == 1
+    assert main(["approve", *about, "--reason", "fine"]) == 0
+    assert main(["reject", *about, "--reason", "too late"]) == 1
 
     (answer,) = records(place, Kind.APPROVAL)
     assert answer.payload["by"] == "grace"
     assert task.answer("Reject", None) == answer.record_id
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_command_heeds_the_approvers_of_model_yaml(
+    waits: bool, place: Place, wait: Wait, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if waits:
+        wait().ask()  # before anybody was declared
+    where = declared(place, approval={"policy": "always", "approvers": ["grace"]})
+    about = [f"{MODEL}@1", "--model", str(where.use_case / "model.yaml"), "--reason", "fine"]
+
+    for user, said in (("linus", "linus is not among the approvers"), ("airflow", "nobody is named")):
+        monkeypatch.setattr("getpass.getuser", lambda user=user: user)
+        assert main(["approve", *about]) != 0
+        assert said in capsys.readouterr().err
+    assert records(place, Kind.APPROVAL) == []
+
+    monkeypatch.setattr("getpass.getuser", lambda: "grace")
+    assert main(["approve", *about]) == 0
+    assert main(["approve", f"{MODEL}@1"]) != 0
+    assert "name the model.yaml of 'bus_delays' with --model" in capsys.readouterr().err
+
+
+def test_an_approval_by_who_deploys_or_by_no_approver_does_not_count(place: Place, wait: Wait) -> None:
+    task = wait()
+    task.ask()
+    task.answer("Approve", "grace")
+
+    with pytest.raises(RolloutRefusedError, match=r"Grace started .*Another person has to approve"):
+        deployed(place, by="Grace")
+    with pytest.raises(RolloutRefusedError, match=r"grace is not among the approvers.*Another person has to approve"):
+        deployed(place, approval={"policy": "always", "approvers": ["linus"]})
+    ledger = place.stores().ledger
+    for nobody in ("", "airflow", "ada"):
+        refuse_unapproved(ledger, MODEL, "1", "always", actor=nobody, approvers=("grace", "linus"))
+
+    again = wait("grace")
+    again.ask()
+    again.answer("Approve", "linus")
+    refuse_unapproved(ledger, MODEL, "1", "always", actor="grace")
+
+
+def test_a_question_left_open_rejects_nothing_that_was_approved_by_another(place: Place, wait: Wait) -> None:
+    left_open = wait()
+    left_open.ask()
+    stores, other = place.stores(), origin("approve_version", "run-2")
+    request = human_approval.ask(MODEL, stores, "1", policy="always", origin=other).request
+    assert request is not None
+    approval = human_approval.answer(
+        stores, request, approved=True, reason="fine", by="grace", approvers=(), origin=other
+    )
+
+    assert left_open.answer("Reject", None) == approval.record_id
+
+    assert records(place, Kind.APPROVAL) == [approval]
+    assert human_approval.unanswered(stores, MODEL, "1") is None
+    assert Tag.REJECTED not in stores.registry.version(MODEL, "1").tags

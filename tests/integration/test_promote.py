@@ -20,8 +20,8 @@ from mlops_provider.core.evidence import GENESIS, canonical, digest, original
 from mlops_provider.core.names import Alias, Environment, Kind, Tag
 from mlops_provider.exceptions import EvidenceError, RolloutRefusedError
 from mlops_provider.operators.promote import PromoteModelOperator
-from mlops_provider.steps import audit, models, monitor, package
-from mlops_provider.steps.approval import refuse_outdated, require_approval
+from mlops_provider.steps import audit, human_approval, models, monitor, package
+from mlops_provider.steps.approval import refuse_outdated, require_gate
 from mlops_provider.steps.promote import promote
 from mlops_provider.steps.provenance import provenance
 from mlops_provider.steps.score import score
@@ -116,6 +116,18 @@ def test_a_promoted_version_has_the_same_bytes_and_the_same_evidence(pair: Pair)
     assert isinstance(models.scorer(prod.registry, prod.ledger, MODEL, "1"), OnnxScorer)
 
 
+def test_a_version_that_a_person_rejected_goes_nowhere(pair: Pair) -> None:
+    staging, mine = pair.staging.stores(), origin("approve_version")
+    request = human_approval.ask(MODEL, staging, "1", policy="always", origin=mine).request
+    assert request is not None
+    human_approval.answer(staging, request, approved=False, reason="unfair", by="grace", approvers=(), origin=mine)
+
+    with pytest.raises(RolloutRefusedError, match="was rejected by grace on .*: unfair"):
+        pair.promote()
+
+    assert pair.prod.stores().ledger.history(Kind.IMPORT, MODEL) == []
+
+
 def test_promoting_twice_changes_nothing(pair: Pair) -> None:
     pair.promote()
     prod = pair.prod.stores()
@@ -130,7 +142,7 @@ def test_promoting_twice_changes_nothing(pair: Pair) -> None:
 def test_a_promoted_version_serves_scores_and_is_monitored_where_it_arrived(pair: Pair) -> None:
     prod = pair.prod.stores()
     pair.promote()
-    assert require_approval(prod.ledger, MODEL, "1").payload["passed"]
+    assert require_gate(prod.ledger, MODEL, "1").payload["passed"]
     refuse_outdated(prod.ledger, MODEL, "1", None)
     settle(prod, "1")
     spec = pair.prod.spec()
@@ -351,7 +363,7 @@ def test_a_version_is_promoted_into_a_copy_that_was_made_while_it_was_trained(pa
     assert (pair.promote("2"), pair.promote("2")) == ("1", "1")
 
     assert audit.verify(prod).versions == 1
-    assert require_approval(prod.ledger, MODEL, "1") is not None
+    assert require_gate(prod.ledger, MODEL, "1") is not None
 
 
 def test_the_example_of_the_page_is_a_dag() -> None:

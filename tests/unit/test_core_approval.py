@@ -38,6 +38,7 @@ def test_the_schedule_is_no_person() -> None:
         (["someone", "ADA"], (), "nobody approves their own work"),
         (["grace"], ("linus",), "grace is not among the approvers of model.yaml (linus)"),
         ([""], (), "nobody is named"),
+        (["airflow", ""], ("airflow",), "nobody is named as the one who approved ('airflow' is no person's name)"),
     ],
 )
 def test_an_approval_is_refused_in_words(names: list[str], approvers: tuple[str, ...], word: str) -> None:

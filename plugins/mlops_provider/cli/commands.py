@@ -251,6 +251,7 @@ COMMANDS: tuple[Command | Group, ...] = (
             (
                 Argument(("version",), {"help": "model and version, as flight_delays@3", "metavar": "MODEL@VERSION"}),
                 option("--reason", "why, for the record"),
+                option("--model", "its model.yaml, for the approvers (default: include/MODEL/model.yaml)"),
             ),
         )
         for name, what in (

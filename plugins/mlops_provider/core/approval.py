@@ -36,13 +36,17 @@ def why_not(names: Collection[str], *, authors: Collection[str], approvers: Coll
     """
     Say why somebody may not approve; nothing if they may.
 
-    :param names: What the person is called: login and ID, say.
+    :param names: What the person is called: login and ID, say; those of nobody do not count.
     :param authors: Who started the training or the deployment; compared without regard to case.
     :param approvers: Who may decide; anybody if empty.
     """
-    called = {name.casefold() for name in names if name}
+    called = {name.casefold() for name in names} - set(NOBODY)
     if not called:
-        return "nobody is named as the one who approved"
+        given = next((f" ({name!r} is no person's name)" for name in names if name), "")
+        return (
+            f"nobody is named as the one who approved{given}; answer in Airflow under Required Actions, or run "
+            "`mlops approve` under a login of your own"
+        )
     if own := next((author for author in authors if author.casefold() in called), None):
         return f"{own} started its training or deployment, and nobody approves their own work"
     if approvers and not called & {name.casefold() for name in approvers}:

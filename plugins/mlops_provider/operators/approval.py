@@ -84,6 +84,7 @@ class ApproveVersionOperator(ModelStepOperator):
                 reason=f"nobody answered within {self.spec.approval.timeout_hours:g} hours" if late else reason,
                 by=str(user.get("name") or user.get("id") or ""),
                 also_called=(str(user.get("id") or ""),),
+                approvers=self.spec.approval.approvers,
                 responded_at=event.get("responded_at"),
                 origin=origin,
             )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from mlops_provider.core.approval import ApprovalPolicy, is_needed, stricter
+from mlops_provider.core.approval import ApprovalPolicy, is_needed, stricter, why_not
 from mlops_provider.core.names import Kind
 from mlops_provider.exceptions import RolloutRefusedError
 from mlops_provider.steps.provenance import registration
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from mlops_provider.stores.ledger import Ledger
 
 
-def require_approval(ledger: Ledger, model: str, version: str) -> Record:
+def require_gate(ledger: Ledger, model: str, version: str) -> Record:
     """
     Give the gate record that lets *version* serve.
 
@@ -51,20 +52,60 @@ def needs_person(ledger: Ledger, gate: Record, policy: ApprovalPolicy) -> bool:
     return is_needed(stricter(policy, declared), gate.payload.get("warnings", ()))
 
 
-def refuse_unapproved(ledger: Ledger, model: str, version: str, policy: ApprovalPolicy = "never") -> None:
+def objection(ledger: Ledger, answer: Record, *, actor: str = "", approvers: Collection[str] = ()) -> str:
+    """
+    Say why an approval does not count; nothing if it does.
+
+    :param actor: Who deploys the version; an author of it like those who were shown with the question.
+    :param approvers: Who may decide, as model.yaml says now; anybody else than an author if empty.
+    """
+    said = answer.payload
+    authors = (*ledger.get(said["request"]).payload["authors"], actor)
+    return why_not((said["by"], *said.get("also_called", ())), authors=authors, approvers=approvers)
+
+
+def refuse_rejected(ledger: Ledger, model: str, version: str) -> None:
+    """
+    Keep out what a person rejected.
+
+    :raises RolloutRefusedError: It was rejected, or nobody answered in time. Not retried.
+    """
+    answer = approval_of(ledger, model, version)
+    if answer is not None and not answer.payload["approved"]:
+        raise RolloutRefusedError(f"{rejection(answer)} Train a new version.")
+
+
+def refuse_unapproved(
+    ledger: Ledger,
+    model: str,
+    version: str,
+    policy: ApprovalPolicy = "never",
+    *,
+    actor: str = "",
+    approvers: Collection[str] = (),
+) -> None:
     """
     Keep out what a person rejected, or has to approve and did not.
 
     :param policy: What model.yaml says now; by default only what was declared before training counts.
-    :raises RolloutRefusedError: It was rejected, or nobody approved it. Not retried.
+    :param actor: Who deploys it, whose own approval does not count; empty or "airflow" if that is no person.
+    :param approvers: Who may approve, as model.yaml says now; by default everybody but an author.
+    :raises RolloutRefusedError: It was rejected, or nobody who may has approved it. Not retried.
     """
-    gate, answer = require_approval(ledger, model, version), approval_of(ledger, model, version)
-    if answer is not None and not answer.payload["approved"]:
-        raise RolloutRefusedError(f"{rejection(answer)} Train a new version.")
-    if answer is None and needs_person(ledger, gate, policy):
+    gate = require_gate(ledger, model, version)
+    refuse_rejected(ledger, model, version)
+    if not needs_person(ledger, gate, policy):
+        return
+    answer = approval_of(ledger, model, version)
+    if answer is None:
         raise RolloutRefusedError(
             f"Version {version} of {model!r} needs a person's approval and has none: start the model's deploy DAG and "
             f"answer in Airflow under Required Actions, or run `mlops approve {model}@{version} --reason ...`."
+        )
+    if against := objection(ledger, answer, actor=actor, approvers=approvers):
+        raise RolloutRefusedError(
+            f"The approval of version {version} of {model!r} does not count: {against}. Another person has to approve "
+            "it: the model's deploy DAG asks again. Who approves a version leaves its deployment to others."
         )
 
 
@@ -105,14 +146,14 @@ def beaten(ledger: Ledger, model: str, version: str) -> tuple[str, ...]:
     """
     found: list[str] = []
     while True:
-        gate = require_approval(ledger, model, version)
+        gate = require_gate(ledger, model, version)
         registered = registration(ledger, model, version)
         if registered and (promoted := registered.payload.get("promoted")):
             return (*found, *promoted["beaten"])
         champion = ledger.get(gate.payload["declaration"]).payload["champion_version"]
         if champion is None:
             return tuple(found)
-        found.append(require_approval(ledger, model, champion).record_id)
+        found.append(require_gate(ledger, model, champion).record_id)
         version = champion
 
 
@@ -123,13 +164,13 @@ def refuse_outdated(ledger: Ledger, model: str, version: str, champion: str | No
     :param champion: Version that serves now.
     :raises RolloutRefusedError: *version* passed the gate, or was approved, against another champion. Not retried.
     """
-    gate = require_approval(ledger, model, version)
+    gate = require_gate(ledger, model, version)
     answer = approval_of(ledger, model, version)
     if answer is not None and answer.payload["champion"] != champion:
         raise RolloutRefusedError(stale(answer, champion))
     registered = registration(ledger, model, version)
     if registered and (promoted := registered.payload.get("promoted")):
-        if champion is None or require_approval(ledger, model, champion).record_id in promoted["beaten"]:
+        if champion is None or require_gate(ledger, model, champion).record_id in promoted["beaten"]:
             return
         raise RolloutRefusedError(
             f"Version {version} of {model!r} was promoted from {promoted['from']}, where it was never compared with "

@@ -1,13 +1,13 @@
 """
 A person's word before traffic moves: what was asked, what was answered, both in the ledger.
 
-Who is asked sees a text made of the records alone; its digest is part of the answer. The first answer to a question
-counts, whoever asks again.
+Who is asked sees a text made of the records alone; its digest is part of the answer. The first answer about a version
+counts, whoever asks again; only an approval by somebody who may not approve does not stand in the way of another one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -20,9 +20,10 @@ from mlops_provider.steps import approval_body
 from mlops_provider.steps.approval import (
     approval_of,
     needs_person,
+    objection,
     refuse_outdated,
     refuse_rolled_back,
-    require_approval,
+    require_gate,
     stale,
 )
 from mlops_provider.steps.provenance import registration, training_of
@@ -31,6 +32,7 @@ from mlops_provider.steps.traffic import champion
 if TYPE_CHECKING:
     from mlops_provider.core.evidence import Record
     from mlops_provider.core.origin import Origin
+    from mlops_provider.stores.ledger import Ledger
     from mlops_provider.stores.suite import Stores
 
 
@@ -66,7 +68,7 @@ def ask(
     :raises RolloutRefusedError: It never passed the gate, was rolled back, or is out of date. Not retried.
     """
     ledger = stores.ledger
-    gate = require_approval(ledger, model, version)
+    gate = require_gate(ledger, model, version)
     refuse_rolled_back(ledger, model, version)
     answer = approval_of(ledger, model, version)
     if answer is not None and not answer.payload["approved"]:
@@ -74,7 +76,9 @@ def ask(
     traffic, serving = ledger.traffic(model), champion(ledger, model)
     if traffic is None or version not in traffic.split:
         refuse_outdated(ledger, model, version, serving)
-    if answer is not None or not needs_person(ledger, gate, policy):
+    if not needs_person(ledger, gate, policy):
+        return Asked(answer=answer)
+    if answer is not None and not objection(ledger, answer, actor=origin.actor, approvers=approvers):
         return Asked(answer=answer)
 
     registered = registration(ledger, model, version)
@@ -116,7 +120,7 @@ def unanswered(stores: Stores, model: str, version: str) -> Record | None:
     about = (version, champion(ledger, model))
     for asked in reversed(ledger.history(Kind.APPROVAL_REQUEST, model)):
         if (asked.payload["version"], asked.payload["champion"]) == about:
-            return None if ledger.find(Kind.APPROVAL, asked.record_id) else asked
+            return None if _answered(ledger, asked, asked.payload["approvers"]) else asked
     return None
 
 
@@ -135,26 +139,28 @@ def answer(
     reason: str,
     by: str,
     also_called: Sequence[str] = (),
+    approvers: Collection[str],
     responded_at: datetime | None = None,
     origin: Origin,
 ) -> Record:
     """
-    Record an answer; the first one to a question counts, and is what every later one gets.
+    Record an answer; the first one about a version counts, and is what every later one gets.
 
     A rejected version is tagged so in the registry.
 
     :param by: Who answers; empty if nobody did in time, which can only reject.
     :param also_called: Other names of that person, such as a user ID.
+    :param approvers: Who may decide, as model.yaml says now; anybody but an author if empty.
     :param responded_at: When; by default now.
     :raises NotApprovedError: Whoever approves must not: an author, or none of the approvers. Not retried.
     :raises RolloutRefusedError: Another version serves now than when it was asked. Not retried.
     """
     ledger, model, asked = stores.ledger, request.model, request.payload
-    if before := ledger.find(Kind.APPROVAL, request.record_id):
+    if before := _answered(ledger, request, approvers if by else None):
         show(stores, before)
         return before
     if approved:
-        if against := why_not((by, *also_called), authors=asked["authors"], approvers=asked["approvers"]):
+        if against := why_not((by, *also_called), authors=asked["authors"], approvers=approvers):
             raise NotApprovedError(f"Version {asked['version']} of {model!r} is not approved: {against}.")
         if asked["champion"] != (serving := champion(ledger, model)):
             raise RolloutRefusedError(stale(request, serving))
@@ -163,6 +169,7 @@ def answer(
         "version": asked["version"],
         "approved": approved,
         "by": by,
+        "also_called": [name for name in also_called if name and name != by],
         "reason": reason,
         "seen": asked["digest"],
         "champion": asked["champion"],
@@ -173,6 +180,23 @@ def answer(
     record = ledger.append(Kind.APPROVAL, model, payload, key=request.record_id, actor=by or origin.actor)
     show(stores, record)
     return record
+
+
+def _answered(ledger: Ledger, request: Record, approvers: Collection[str] | None) -> Record | None:
+    """
+    Give the answer that makes a question superfluous: its own, or an earlier one about the same version.
+
+    :param approvers: If given, an earlier approval by none of them, or by an author, leaves the question open. None
+        if it only ran out of time.
+    """
+    if own := ledger.find(Kind.APPROVAL, request.record_id):
+        return own
+    earlier = approval_of(ledger, request.model, request.payload["version"])
+    if earlier is None or approvers is None or not earlier.payload["approved"]:
+        return earlier
+    said = earlier.payload
+    names, authors = (said["by"], *said.get("also_called", ())), request.payload["authors"]
+    return None if why_not(names, authors=authors, approvers=approvers) else earlier
 
 
 def show(stores: Stores, answer: Record) -> None:

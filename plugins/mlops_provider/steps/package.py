@@ -21,7 +21,7 @@ from mlops_provider.adapters import locked, own_wheel
 from mlops_provider.core.extras import DISTRIBUTION
 from mlops_provider.exceptions import ConfigurationError, EvidenceError
 from mlops_provider.steps import models
-from mlops_provider.steps.approval import require_approval
+from mlops_provider.steps.approval import refuse_unapproved
 from mlops_provider.steps.package_folder import EVIDENCE, MODEL, WHAT, Packaged, opened
 from mlops_provider.steps.provenance import evidence, registration, training_of
 from mlops_provider.steps.stored_predictions import StoredPredictions, stored_predictions
@@ -55,12 +55,13 @@ def package(stores: Stores, model: str, version: str, folder: Path, *, rows: int
 
     :param rows: Stored predictions to put beside it, at most.
     :param say: Is told what is done now.
-    :raises RolloutRefusedError: It never passed the gate. Not retried.
+    :raises RolloutRefusedError: It never passed the gate, was rejected, or lacks the approval that was declared. Not
+        retried.
     :raises EvidenceError: Its files are not those that were registered, or were changed in the package. Not retried.
     :raises ConfigurationError: The folder holds something else, or what it needs can't be locked. Not retried.
     :raises StoreUnavailableError: A store is away. Retried.
     """
-    require_approval(stores.ledger, model, version)
+    refuse_unapproved(stores.ledger, model, version)
     if (folder / MANIFEST).exists():
         return _whole(stores, model, version, folder)
     Archive(folder, WHAT).begin()

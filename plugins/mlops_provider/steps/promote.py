@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mlops_provider.core.names import Alias, Kind, Table, Tag
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import EvidenceError, RolloutRefusedError
-from mlops_provider.steps.approval import beaten, refuse_rolled_back, require_approval
+from mlops_provider.steps.approval import beaten, refuse_rejected, refuse_rolled_back, require_gate
 from mlops_provider.steps.provenance import evidence, provenance, training_of
 from mlops_provider.steps.provenance import registration as registration_of
 
@@ -47,7 +47,8 @@ def promote(
     :param source_name: Environment it comes from, for the records.
     :param destination_name: Environment it goes to, for messages.
     :return: Its version number in *destination*.
-    :raises RolloutRefusedError: It never passed the gate in *source*, or was rolled back there. Not retried.
+    :raises RolloutRefusedError: It never passed the gate in *source*, or was rejected or rolled back there. Not
+        retried.
     :raises EvidenceError: The evidence or the files in *source* were changed after they were recorded, or a ledger
         that is a copy of *source*'s has not the registry that belongs to it. Not retried.
     :raises StoreUnavailableError: A store is away. Retried.
@@ -127,7 +128,8 @@ def _evidence(source: Stores, model: str, version: str, where: str) -> tuple[Rec
             f"{where} is not promoted: the ledger it rests on breaks at record {record.seq} ({record.kind} of "
             f"{record.model}, {record.record_id}): {reason}."
         )
-    require_approval(ledger, model, version)
+    require_gate(ledger, model, version)
+    refuse_rejected(ledger, model, version)
     refuse_rolled_back(ledger, model, version)
     registration = registration_of(ledger, model, version)
     assert registration is not None  # or it would not be approved

@@ -62,7 +62,8 @@ class Release:
     def standing(self) -> Standing:
         """Where it has to go on, if it may at all."""
         ledger, model, soak = self.stores.ledger, self.spec.name, self.policy.soak
-        refuse_unapproved(ledger, model, self.version, self.spec.approval.policy)
+        declared, actor = self.spec.approval, self.origin.actor
+        refuse_unapproved(ledger, model, self.version, declared.policy, actor=actor, approvers=declared.approvers)
         incidents.complete(self.stores, self.lever, self.version, patience=self.patience)
         refuse_rolled_back(ledger, model, self.version)
         refuse_aborted(ledger, model, self.version, self.origin)
