@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mlops_provider.core.columns import Column
 from mlops_provider.core.names import Arm, Header
+from mlops_provider.core.pseudonyms import Pseudonyms
 from mlops_provider.core.serving import ServingPolicy
 from mlops_provider.exceptions import ConfigurationError
 from mlops_provider.serving import tokens as tokens_module
@@ -306,6 +307,49 @@ def test_a_model_that_fails_is_a_failure_of_ours_for_nobody_else(make: Callable[
     assert len(made.logged()) == 2
 
 
+class OneIsUnspeakable(Pseudonyms):
+    """What rows are about, with a fault for one of them."""
+
+    def identity(self, keys: Sequence[str], cells: Mapping[str, Any], number: int = 0) -> str:
+        if cells["carrier"] == "ZZ":
+            raise RuntimeError("a fault")
+        return super().identity(keys, cells, number)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_cannot_be_logged_of_one_request_fails_nobody_else(make: Callable[..., Made], late: bool) -> None:
+    gate = Gate()
+    policy = ServingPolicy(keys=("carrier",), fallback=0.5, deadline_seconds=0.2 if late else 20)
+    made = make(predict=gate if late else tenth_of_distance, policy=policy, workers=1)
+    made.served.pseudonyms = OneIsUnspeakable()
+
+    async def ask(client: httpx.AsyncClient) -> list[httpx.Response]:
+        bodies = [{"dataframe_records": [{**ROW, "carrier": carrier}]} for carrier in ("AA", "ZZ", "UA")]
+        return await asyncio.gather(*(client.post("/invocations", json=each) for each in bodies))
+
+    answers = made.run(ask)
+    gate.opened.set()
+
+    assert [each.status_code for each in answers] == [200, 500, 200]
+    assert made.app.predictions.open_bytes == made.served.open_requests == 0
+    assert made.served.observed()["versions"]["1"]["errors"] == (3 if late else 0)
+    assert [row["keys"] for row in made.logged()] == ['["AA"]', '["UA"]']
+
+
+def test_a_fault_of_the_fallback_is_answered(make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate()
+    made = make(predict=gate, policy=ServingPolicy(fallback=0.5, deadline_seconds=0.2))
+
+    def breaks(lines: bytes) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(made.log, "append_lines", breaks)
+
+    assert made.post({"dataframe_records": [ROW]}).status_code == 500
+    gate.opened.set()
+    assert made.app.predictions.open_bytes == made.served.open_requests == 0
+
+
 @pytest.mark.parametrize("given", [np.array([np.nan]), np.array([np.inf]), np.array([0.1, 0.2]), np.array([[0.1]])])
 def test_what_is_no_prediction_is_not_answered(make: Callable[..., Made], given: NDArray[np.float64]) -> None:
     made = make(predict=lambda columns: given)
@@ -487,6 +531,68 @@ def test_a_shadow_scores_what_others_answered_and_its_failures_stay_unseen(make:
     assert arms[("2", "shadow")] >= 1
     assert ("3", "shadow") not in arms
     assert {row["request_id"] for row in rows if row["arm"] == "shadow"} <= {"r0", "r1", "r2"}
+
+
+def test_a_shadow_whose_rows_cannot_be_written_has_failed(
+    make: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make({"1": 100, "2": 0}, shadow=("2",))
+    append = made.log.append_lines
+
+    def breaks(lines: bytes) -> None:
+        if b'"shadow"' in lines:
+            raise RuntimeError("a fault")
+        append(lines)
+
+    monkeypatch.setattr(made.log, "append_lines", breaks)
+
+    async def ask(client: httpx.AsyncClient) -> dict[str, Any]:
+        await client.post("/invocations", json={"dataframe_records": [ROW]})
+        for _ in range(1000):
+            if "2" in made.served.observed()["versions"]:
+                break
+            await asyncio.sleep(0.01)
+        return made.served.observed()["versions"]
+
+    assert {version: seen["errors"] for version, seen in made.run(ask).items()} == {"1": 0, "2": 1}
+
+
+def test_large_requests_do_not_pile_up_before_a_slow_shadow(make: Callable[..., Made]) -> None:
+    gate = Gate()
+    made = make({"1": 100, "2": 0}, predict={"1": tenth_of_distance, "2": gate}, shadow=("2",))
+    large = {"dataframe_records": [{**ROW, "note": "." * 9_000_000}]}
+
+    async def ask(client: httpx.AsyncClient) -> list[int]:
+        held = []
+        for _ in range(4):  # the first is being scored, the second waits
+            assert (await client.post("/invocations", json=large)).status_code == 200
+            held.append(made.served._shadows["2"].waiting_bytes // 9_000_000)
+        gate.opened.set()
+        return held
+
+    assert made.run(ask)[1:] == [1, 1, 1]
+    dropped = f'mlops_shadow_requests_total{{model="{MODEL}",outcome="dropped",version="2"}} 2.0'
+    assert dropped in made.served.metrics.text().decode()
+
+
+def test_only_what_another_version_would_have_taken_is_an_error_of_a_version(make: Callable[..., Made]) -> None:
+    made = make(policy=ServingPolicy(keys=("carrier",)))
+    versions = made.follower.snapshot.versions
+
+    def tally() -> tuple[int, int]:
+        seen = made.served.observed()["versions"].get("1", {"requests": 0, "errors": 0})
+        return seen["requests"], seen["errors"]
+
+    for body in (b"{", {"dataframe_records": [{}]}, {"dataframe_records": [{**ROW, "distance": "far"}]}):
+        assert made.post(body).status_code == 400
+    assert tally() == (0, 0)
+    assert made.post({"dataframe_records": [{**ROW, "distance": None}]}).status_code == 400
+    assert tally() == (1, 1)
+    versions["2"] = LoadedVersion("2", tenth_of_distance, COLUMNS[:1])
+    assert made.post({"dataframe_records": [{"distance": 2.0}]}).status_code == 400
+    assert tally() == (2, 2)
+    assert made.post({"dataframe_records": [{}]}).status_code == 400
+    assert tally() == (2, 2)
 
 
 # Tokens.

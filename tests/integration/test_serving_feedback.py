@@ -90,14 +90,16 @@ def test_outcomes_are_in_the_log_before_they_are_accepted(make: Make) -> None:
         {"request_id": "r-1", "outcome": 1, "observed_at": "2013-01-05T02:00:00+02:00"},
         {"request_id": "r-2", "row": 3, "outcome": 0},
         {"keys": KEYS, "outcome": 1},
+        {"keys": {**KEYS, "day": "0001-01-01T00:00+14:00"}, "outcome": 1},
     )
 
-    assert (answer.status_code, answer.json()) == (200, {"accepted": 3})
-    first, second, third = made.logged()
+    assert (answer.status_code, answer.json()) == (200, {"accepted": 4})
+    first, second, third, unheard_of = made.logged()
     assert (first["request_id"], first["row"], first["outcome"]) == ("r-1", 0, 1.0)
     assert first["observed_at"] == "2013-01-05T00:00:00+00:00"
     assert (second["row"], second["observed_at"]) == (3, second["received_at"])
     assert (third["request_id"], third["keys"]) == (None, '["7","2013-01-02"]')
+    assert unheard_of["keys"] == '["7","0001-01-01T00:00+14:00"]'
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ SECRET = "a-secret-of-some-length"
         (datetime(2013, 1, 1, 5, tzinfo=UTC), "2013-01-01T05:00:00Z"),
         (datetime(2013, 1, 1, 5, tzinfo=timezone(timedelta(hours=5))), "2013-01-01 00:00:00"),
         (date(2013, 1, 1), "2013-01-01"),
+        (datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14))), "0001-01-01 00:00:00+14:00"),
     ],
 )
 def test_one_cell_has_one_text_however_it_is_written(one: object, other: object) -> None:
@@ -30,7 +31,7 @@ def test_one_cell_has_one_text_however_it_is_written(one: object, other: object)
 
 
 def test_different_cells_have_different_texts() -> None:
-    cells = [7, 7.5, "7a", "2013-01-01T99:00", "", False]
+    cells = [7, 7.5, "7a", "2013-01-01T99:00", "0001-01-01T00:00+14:00", "9999-12-31T23:59-14:00", "", False]
 
     assert len({text_of(cell) for cell in cells}) == len(cells)
 

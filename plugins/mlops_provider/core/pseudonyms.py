@@ -29,14 +29,12 @@ def text_of(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    if isinstance(value, str) and _TIME.fullmatch(value):
+    if isinstance(value, datetime) or (isinstance(value, str) and _TIME.fullmatch(value)):
         try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
+            time = datetime.fromisoformat(value) if isinstance(value, str) else value
+            return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
+        except (ValueError, OverflowError):  # no time, or in UTC before the year 1 or after 9999
             return str(value)
-    if isinstance(value, datetime):
-        aware = value if value.tzinfo else value.replace(tzinfo=UTC)
-        return aware.astimezone(UTC).isoformat()
     return value.isoformat() if isinstance(value, date) else str(value)
 
 

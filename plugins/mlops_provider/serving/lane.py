@@ -44,8 +44,8 @@ class Call:
     """
 
     __slots__ = (
-        "_settled", "answered", "arm", "arrived", "beside", "content", "encode", "outcome", "predictions", "request_id",
-        "size", "snapshot", "version",
+        "_settled", "answered", "arm", "arrived", "beside", "content", "encode", "outcome", "own_fault", "predictions",
+        "request_id", "size", "snapshot", "version",
     )  # fmt: skip
 
     def __init__(
@@ -73,8 +73,17 @@ class Call:
         self.answered = answered
         self.beside = beside
         self.outcome: Outcome | None = None
+        self.own_fault = False
         self.predictions: Sequence[float] = ()
         self._settled = threading.Lock()
+
+    def refuse(self, refused: RefusedRequestError, *, own_fault: bool) -> None:
+        """
+        Say no.
+
+        :param own_fault: Whether any other version had to refuse it as well.
+        """
+        self.outcome, self.own_fault = refused, own_fault
 
     def settle(self) -> bool:
         """Take the right to answer; False if another has it."""
@@ -113,6 +122,7 @@ class Lane:
         self.finished = finished
         self.seconds_per_call = 0.0
         self.waiting: deque[Call] = deque()
+        self.waiting_bytes = 0
         self.busy = False
 
     @property
@@ -123,6 +133,7 @@ class Lane:
     def put(self, call: Call) -> None:
         """Let a call wait; what arrives in the same turn of the loop is taken together."""
         self.waiting.append(call)
+        self.waiting_bytes += call.size
         if not self.busy:
             self.busy = True
             asyncio.get_running_loop().call_soon(self._begin)
@@ -132,6 +143,7 @@ class Lane:
         size = 0
         while self.waiting and (not batch or size + self.waiting[0].size <= BATCH_BYTES):
             call = self.waiting.popleft()
+            self.waiting_bytes -= call.size
             if not call.settled:
                 batch.append(call)
                 size += call.size

@@ -325,8 +325,11 @@ _SCHEMAS: Mapping[str, Schema] = {
             "type": "object",
             "additionalProperties": _object(
                 ["requests", "errors", "latencies", "predictions", "pairs"],
-                requests=_COUNT,
-                errors=_COUNT,
+                requests={
+                    **_COUNT,
+                    "description": "Without those that no version takes: missing columns, wrong types.",
+                },
+                errors={**_COUNT, "description": "Could not be scored, failed, were late or left to the fallback."},
                 latencies={"type": "object", "additionalProperties": _COUNT},
                 predictions=_NUMBERS,
                 pairs={"type": "array", "items": _NUMBERS},

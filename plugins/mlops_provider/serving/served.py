@@ -39,6 +39,8 @@ FALLBACK_MARGIN = 0.1
 """Share of a deadline that is kept for the fallback answer."""
 MOST_SHADOWED = 256
 """Requests that may wait for a shadow version; what comes on top is not scored by it."""
+MOST_SHADOWED_BYTES = 16 * 1024 * 1024
+"""Bytes of the requests that may wait for a shadow version."""
 
 _PLAIN = frozenset({str, int, float, bool})
 NO_PSEUDONYMS = Pseudonyms()
@@ -50,13 +52,15 @@ class Scored(NamedTuple):
     """
     The rows of a request with what is answered for each.
 
-    :param features: What the model was given, by column.
+    :param features: What the model was given, by column, as the log may hold it.
+    :param identities: What each row is about, if that is known.
     :param answered_by: Of a model of segments, the segment whose own model answered.
     """
 
     call: Call
     predictions: list[float]
     features: list[dict[str, Any]]
+    identities: Sequence[str | None]
     answered_by: list[str] | None = None
 
 
@@ -202,7 +206,7 @@ class ServedModel:
             for call in batch:
                 if call.arm != Arm.SPLIT or call.snapshot is not snapshot or not isinstance(call.outcome, bytes):
                     continue
-                if len(lane.waiting) >= MOST_SHADOWED:
+                if len(lane.waiting) >= MOST_SHADOWED or lane.waiting_bytes + call.size > MOST_SHADOWED_BYTES:
                     self.metrics.shadow(self.model, version, "dropped").inc()
                     continue
                 lane.put(
@@ -237,13 +241,18 @@ class ServedModel:
     def fall_back(self, batch: Sequence[Call]) -> None:
         """Answer a batch with the declared number, and log that."""
         assert self.policy.fallback is not None
-        scored = []
-        for call in batch:
-            call.settle()
-            for _, rows in _checked(call.version, [call]):
-                joined = arrays(call.version.columns, [rows])
-                scored.append(Scored(call, [self.policy.fallback] * len(rows), logged(joined)))
-        self._record(scored)
+        scored: list[Scored] = []
+        try:
+            for call in batch:
+                call.settle()
+                for _, rows in _checked(call.version, [call]):
+                    joined = arrays(call.version.columns, [rows])
+                    scored += self._scored(call, [self.policy.fallback] * len(rows), logged(joined))
+            self._record(scored)
+        except Exception:  # nobody else answers these
+            logger.exception("The fallback of %s failed on %s requests", self.model, len(batch))
+            for call in batch:
+                call.outcome = call.outcome or failed()
 
     def shadow(self, batch: Sequence[Call]) -> None:
         """Score a batch that was answered already; whatever goes wrong stays here."""
@@ -256,16 +265,16 @@ class ServedModel:
         for call in batch:
             outcome = "scored" if isinstance(call.outcome, bytes) else "failed"
             self.metrics.shadow(self.model, version.version, outcome).inc()
-            self.count(call, getattr(call.outcome, "status", 200))
+            self.count(call, 200 if isinstance(call.outcome, bytes) else getattr(call.outcome, "status", 500))
 
     def count(self, call: Call, code: int) -> None:
         """
         Count a call that is over, for rollouts to judge its version by.
 
-        :param code: Its HTTP status. A log that can't be written (503) is not the version's fault; that others wait
-            for it too long (429) is.
+        :param code: Its HTTP status. A log that can't be written (503) is not the version's fault, nor are rows that
+            any version had to refuse; that others wait for it too long (429) is.
         """
-        if not call.counts or code == 503:
+        if not call.counts or code == 503 or (call.own_fault and code in (400, 500)):
             return
         tally = self.tallies.of(call.snapshot.generation, call.version.version)
         tally.count((time.perf_counter() - call.arrived) * 1000, failed=code != 200 or call.arm == Arm.FALLBACK)
@@ -291,12 +300,25 @@ class ServedModel:
                 logger.exception("Version %s of %s failed on request %s", version.version, self.model, call.request_id)
                 call.outcome = failed()
             return []
-        features, parts, end = logged(joined), [], 0
+        features, end = logged(joined), 0
+        parts: list[Scored] = []
         for call, rows in calls:
             begin, end = end, end + len(rows)
             who = answered_by[begin:end] if answered_by is not None else None
-            parts.append(Scored(call, predictions[begin:end], features[begin:end], who))
+            parts += self._scored(call, predictions[begin:end], features[begin:end], who)
         return parts
+
+    def _scored(
+        self, call: Call, predictions: list[float], features: list[dict[str, Any]], answered_by: list[str] | None = None
+    ) -> Sequence[Scored]:
+        """Add what the log holds of a call's rows; one of which that can't be told fails alone."""
+        try:
+            identities = self._identities(call, len(features))
+            return [Scored(call, predictions, self._without_names(features), identities, answered_by)]
+        except Exception:
+            logger.exception("What request %s to %s is about can't be logged", call.request_id, self.model)
+            call.refuse(failed(), own_fault=True)
+            return []
 
     def _cannot_score(self, version: LoadedVersion, joined: Arrays, error: Exception) -> RefusedRequestError:
         empty = [name for name, array in joined.items() if _lacks(array)]
@@ -325,10 +347,8 @@ class ServedModel:
                 **({"keys": identity} if identity else _NOTHING),
                 "features": cells,
             }
-            for call, predictions, features, answered_by in scored
-            for number, (prediction, cells, identity) in enumerate(
-                zip(predictions, self._without_names(features), self._identities(call, len(features)), strict=True)
-            )
+            for call, predictions, features, identities, answered_by in scored
+            for number, (prediction, cells, identity) in enumerate(zip(predictions, features, identities, strict=True))
         ]
         data = _encode_lines(lines)
         try:
@@ -348,7 +368,7 @@ class ServedModel:
         self.metrics.log_bytes(self.model).inc(len(data))
         first = scored[0].call
         self.metrics.rows(self.model, first.version.version, first.arm).inc(len(lines))
-        for call, predictions, _, answered_by in scored:
+        for call, predictions, _, _, answered_by in scored:
             call.predictions = predictions
             call.outcome = call.encode(
                 predictions,
@@ -433,7 +453,19 @@ def _checked(version: LoadedVersion, batch: Sequence[Call]) -> Iterable[tuple[Ca
         try:
             yield call, call.content.rows(version.columns)
         except RefusedRequestError as refused:
-            call.outcome = refused
+            call.refuse(refused, own_fault=not _fits_another(call))
+
+
+def _fits_another(call: Call) -> bool:
+    """Whether a version of other columns takes the rows that a call's own version refused."""
+    for other in call.snapshot.versions.values():
+        if other.columns != call.version.columns:
+            try:
+                call.content.rows(other.columns)
+            except RefusedRequestError:
+                continue
+            return True
+    return False
 
 
 def _alike(version: LoadedVersion, batch: Sequence[Call]) -> Iterable[Sequence[tuple[Call, Rows]]]:
