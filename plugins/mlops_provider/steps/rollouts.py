@@ -92,7 +92,7 @@ def planned(spec: ModelSpec, ledger: Ledger, version: str) -> tuple[Step, ...]:
     :raises ConcurrentWriteError: Another version's rollout is not settled. Retried.
     :raises NothingToDo: It has all traffic already.
     """
-    refuse_unapproved(ledger, spec.name, version, spec.approval.policy)
+    refuse_unapproved(ledger, spec.name, version, spec.approval.policy, approvers=spec.approval.approvers)
     refuse_rolled_back(ledger, spec.name, version)
     current = ledger.traffic(spec.name)
     if current and current.settled and dict(current.split) == {version: 100}:
