@@ -117,7 +117,7 @@ def test_a_version_that_only_one_replica_refuses_is_not_released(world: World) -
     world.serve("b", registry_uri=f"sqlite:///{elsewhere}/mlflow.db")
 
     with pytest.raises(ServingCheckError, match="Version 2 was taken back"):
-        check_serving(spec, world.stores, "2", target=target, origin=origin("check_serving", "two"))
+        check_serving(spec, world.stores, "2", target=target, origin=origin("check_serving", "two"), patience=15)
 
     assert world.ledger.traffic(MODEL).split == {"1": 100}
 
