@@ -8,7 +8,7 @@ USE_CASE ?= flight_delays
 MONTHS ?= 6
 FAULT ?= $(if $(filter flight_delays,$(USE_CASE)),2013-04)
 KEEP ?= 1
-# demo: at the end, a candidate with an injected fault that its canary has to find (flight_delays only; 0: none).
+# demo: a candidate with an injected fault that its canary has to find, after the first month that keeps its version (flight_delays only; 0: none).
 BAD_CANDIDATE ?= $(if $(filter flight_delays,$(USE_CASE)),1,0)
 # demo, up: STORE=s3 keeps tables, reports, artifacts and logs on S3, served by moto on the loopback interface.
 STORE ?= folder

@@ -364,7 +364,10 @@ COMMANDS: tuple[Command | Group, ...] = (
             option("--from", "first month (default: the model's first partition)", dest="first"),
             option("--months", "how many months (default: %(default)s)", type=int, default=6),
             option("--fault", "the faulty month that 'mlops up' was given; only checked here"),
-            flag("--bad-candidate", "then a candidate with an injected fault, that its rollout has to find"),
+            flag(
+                "--bad-candidate",
+                "after the first month that keeps its version, a candidate with an injected fault, for its rollout to find",
+            ),
             option("--timeout", "longest wait for one DAG run, in seconds", type=float, default=900.0),
         ),
         extras=("tables", "training"),

@@ -62,16 +62,23 @@ def main(arguments: argparse.Namespace) -> int:
         )
         replay.wait_for_dags()
         print(heading(spec.gate.primary, spec.bootstrap.confidence), flush=True)
+        wanted = arguments.bad_candidate
         for month in partitions.between(first, partitions.following(first, arguments.months - 1)):
             deliver(spec, month)
             row = replay.month(month)
             progress.clear()
             print(line(row), flush=True)
-        if arguments.bad_candidate:
-            progress.say(f"{month}  a candidate with a fault", "training it, and the gate")
-            row = replay.faulty(month, bad_candidate(spec, stores, month))
-            progress.clear()
-            print(line(row), flush=True)
+            # Of a month that a model was trained on, it would be no better than that model.
+            if wanted and replay.kept(month):
+                wanted = False
+                progress.say(f"{month}  a candidate with a fault", "training it, and the gate")
+                row = replay.faulty(month, bad_candidate(spec, stores, month))
+                progress.clear()
+                print(line(row), flush=True)
+        if wanted:
+            print(
+                "The candidate with the fault was left out: there was no month in which a version was kept. Take more."
+            )
     finally:
         progress.clear()
         api.close()
@@ -163,7 +170,7 @@ class Replay:
         self.finish(month, self.api.trigger(self.dag("ingest"), run_id, partition_key=month))
         self.finish(month, self.scoring(month))
         self.finish(month, self.api.trigger(self.dag("monitor"), run_id, partition_key=month))
-        decision = self.ledger.decided(Kind.RETRAIN, Origin(self.dag("monitor"), run_id, "decide_retrain").key)
+        decision = self.ledger.decided(Kind.RETRAIN, self._decision(month))
         if decision and decision.payload["retrain"]:
             training = self.appear(month, self.dag("train"), decision.payload["cause"])
             self.finish(month, training)
@@ -172,6 +179,15 @@ class Replay:
                     run = self.appear(month, self.dag("deploy"), f"{self.model}-version-{version}")
                     self.finish_deployment(month, run, version)
         return row_of(self.ledger, self.model, month, metric=self.metric)
+
+    def kept(self, month: str) -> bool:
+        """Whether a version served when the month was judged, and was kept."""
+        decision = self.ledger.decided(Kind.RETRAIN, self._decision(month))
+        traffic = self.ledger.traffic(self.model)
+        return bool(decision and not decision.payload["retrain"] and traffic and traffic.settled)
+
+    def _decision(self, month: str) -> str:
+        return Origin(self.dag("monitor"), f"replay__{month}", "decide_retrain").key
 
     def faulty(self, month: str, version: str) -> Row:
         """Deploy the candidate with the fault, while some ask about what it can't answer; gives what came of it."""

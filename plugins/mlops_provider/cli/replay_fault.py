@@ -1,4 +1,4 @@
-"""The labelled fault at the end of a replay: a candidate that is good on every past row, and fails callers."""
+"""The labelled fault in a replay: a candidate that is good on every past row, and fails callers."""
 
 from __future__ import annotations
 
