@@ -366,7 +366,7 @@ COMMANDS: tuple[Command | Group, ...] = (
             option("--fault", "the faulty month that 'mlops up' was given; only checked here"),
             flag(
                 "--bad-candidate",
-                "after the first month that keeps its version, a candidate with an injected fault, for its rollout to find",
+                "a candidate with an injected fault, once a month keeps its version",
             ),
             option("--timeout", "longest wait for one DAG run, in seconds", type=float, default=900.0),
         ),

@@ -76,9 +76,7 @@ def main(arguments: argparse.Namespace) -> int:
                 progress.clear()
                 print(line(row), flush=True)
         if wanted:
-            print(
-                "The candidate with the fault was left out: there was no month in which a version was kept. Take more."
-            )
+            print("The candidate with the fault was left out: no month kept its version. Take more months.")
     finally:
         progress.clear()
         api.close()
