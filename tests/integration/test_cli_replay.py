@@ -199,6 +199,19 @@ def test_a_run_that_an_earlier_replay_left_failed_is_tried_again(replay: replayi
     assert airflow.cleared == ["/dags/flights_ingest/dagRuns/replay__2013-01/clear"]
 
 
+def test_a_month_keeps_its_version_if_one_serves_and_none_is_trained(
+    replay: replaying.Replay, airflow: Airflow, ledger: Ledger
+) -> None:
+    kept = {}
+    for month in ("2013-01", "2013-02"):
+        replay.month(month)
+        kept[month] = replay.kept(month)
+    decide(ledger, "replay__2013-03", "2013-03", retrain=False)
+
+    assert kept == {"2013-01": False, "2013-02": False}
+    assert replay.kept("2013-03")
+
+
 def test_a_candidate_that_its_rollout_took_back_is_a_row_and_no_failure(
     replay: replaying.Replay, airflow: Airflow, ledger: Ledger
 ) -> None:
