@@ -30,13 +30,14 @@ WHAT = "package"
 MODEL, EVIDENCE = "model", "evidence"
 """Folders of a package that predicting needs: the files as they were registered, and the records they rest on."""
 
-_TYPES: Mapping[str, pa.DataType] = {
+TYPES: Mapping[str, pa.DataType] = {
     "number": pa.float64(),
     "whole": pa.int64(),
     "text": pa.string(),
     "flag": pa.bool_(),
     "time": pa.timestamp("ns"),
 }
+"""How rows of a version are stored, by kind of column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ def _read(source: Path, columns: tuple[Column, ...]) -> pa.Table:
         if source.suffix == ".parquet":
             rows = pq.read_table(source)
         else:
-            kinds = {column.name: _TYPES[column.kind] for column in columns}
+            kinds = {column.name: TYPES[column.kind] for column in columns}
             convert = pyarrow.csv.ConvertOptions(column_types=kinds, strings_can_be_null=True)
             rows = pyarrow.csv.read_csv(source, convert_options=convert)
     except (OSError, pa.ArrowException) as error:

@@ -16,6 +16,7 @@ from mlops_provider.adapters.scoring import ANSWERED_BY, PREDICTION, ROWS_AT_ONC
 from mlops_provider.core.names import Arm, Kind, Table
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import SourceError
+from mlops_provider.steps.package_folder import TYPES
 
 if TYPE_CHECKING:
     from mlops_provider.core.columns import Column
@@ -23,13 +24,6 @@ if TYPE_CHECKING:
     from mlops_provider.stores.suite import Stores
 
 ADDED = frozenset({PREDICTION, VERSION, SCORED_BY, ANSWERED_BY})
-_TYPES: Mapping[str, pa.DataType] = {
-    "number": pa.float64(),
-    "whole": pa.int64(),
-    "text": pa.string(),
-    "flag": pa.bool_(),
-    "time": pa.timestamp("ns"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +119,8 @@ def _served(stores: Stores, model: str, version: str, columns: Sequence[Column],
 def _cells(column: Column, values: list[Any]) -> pa.Array:
     """Cells as the server's arrays have them."""
     if column.kind == "time":
-        return pa.array(pd.to_datetime(pd.Series(values), utc=True).dt.tz_localize(None), _TYPES["time"])
-    kind = _TYPES["number"] if column.kind == "whole" and None in values else _TYPES[column.kind]
+        return pa.array(pd.to_datetime(pd.Series(values), utc=True).dt.tz_localize(None), TYPES["time"])
+    kind = TYPES["number"] if column.kind == "whole" and None in values else TYPES[column.kind]
     return pa.array(values, kind)
 
 
