@@ -178,9 +178,12 @@ def test_every_acknowledged_prediction_of_several_processes_is_delivered_once_af
     told = [_told(server, number) for number in range(40)]
     time.sleep(1)
     supervisor = psutil.Process(server.process.pid)
-    for process in (supervisor, *supervisor.children(recursive=True)):
+    processes = [supervisor, *supervisor.children(recursive=True)]
+    for process in processes:
         process.kill()
     callers.stop()
+    # A delivery leaves the segments of a process that still ends for the next one.
+    wait_until(lambda: all(map(_ended, processes)), "every process to end")
     rows = delivered(world)
     rows_once_more = delivered(world)
 
@@ -191,6 +194,13 @@ def test_every_acknowledged_prediction_of_several_processes_is_delivered_once_af
     assert len(rows) == len(set(rows)) == len(rows_once_more)
     outcomes = world.tables.read(world.tables.uri(MODEL, Table.OUTCOME_LOG))
     assert sorted(outcomes["request_id"]) == sorted(told)
+
+
+def _ended(process: psutil.Process) -> bool:
+    """Whether a killed process holds no file any more: its threads end one by one, and nobody may collect it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() == 1
+    return True
 
 
 def _told(server: ServerProcess, number: int) -> str:
