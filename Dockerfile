@@ -28,6 +28,9 @@ ENV PATH=/opt/venv/bin:$PATH \
 RUN useradd --uid 50000 --create-home airflow \
     && install -d -o airflow -g airflow /opt/airflow /opt/airflow/auth /opt/airflow/config /opt/airflow/logs \
        /srv/mlops /srv/mlops/evidently /srv/mlops/spool
+# What SageMaker runs in a container that serves a model; MLOPS_PACKAGE says where it was unpacked.
+RUN printf '#!/bin/sh\nexport MLOPS_SPOOL_DIR="${MLOPS_SPOOL_DIR:-/tmp/mlops-spool}"\nexec mlops serve --host 0.0.0.0 --port "${SAGEMAKER_BIND_TO_PORT:-8080}" "$@"\n' > /usr/local/bin/serve \
+    && chmod 755 /usr/local/bin/serve
 # The health checks of Airflow's Helm chart go through this program of Airflow's own image.
 RUN printf '#!/bin/sh\nexec "$@"\n' > /entrypoint && chmod 755 /entrypoint
 COPY --from=build /opt/venv /opt/venv

@@ -108,6 +108,19 @@ def _server() -> dict[str, Any]:
         "ui-field-behaviour": {
             "hidden-fields": ["schema", "login", "port", "extra"],
             "relabeling": {"host": "URL", "password": "Token"},
-            "placeholders": {"host": "http://models.example.com:8090"},
+            "placeholders": {"host": "http://models.example.com:8090, or sagemaker://prod"},
+        },
+        "conn-fields": {
+            name: {
+                "label": label,
+                "description": f"For sagemaker:// only: {what}",
+                "schema": {"type": ["string", "null"]},
+            }
+            for name, label, what in (
+                ("aws_conn_id", "AWS connection", "the connection of type aws. Empty: the worker's own credentials."),
+                ("role_arn", "Role", "ARN of the role that containers run under."),
+                ("image", "Image", "this package's image, in Amazon's registry."),
+                ("archives", "Archives", "s3://bucket/prefix, below which packed versions are put."),
+            )
         },
     }

@@ -181,7 +181,12 @@ class ModelSpec(Declared):
 
         So a run whose tasks are moved to other workers, or cut into other chunks, goes on.
         """
-        how: dict[str, Any] = {"resources": True, "chunk_rows": True, "segments": {"at_once"}}
+        how: dict[str, Any] = {
+            "resources": True,
+            "chunk_rows": True,
+            "segments": {"at_once"},
+            "serving": {"sagemaker"},
+        }
         return hashlib.sha256(canonical(self.model_dump(mode="json", exclude=how)).encode()).hexdigest()
 
     @property

@@ -498,8 +498,27 @@ class RolloutSpec(Declared):
         return RolloutPolicy(self.strategy, self.steps, soak, self.guards.policy())
 
 
+class SageMakerSpec(Declared):
+    """
+    What a version gets where the model is deployed to SageMaker.
+
+    :param instance_type: Machine of each production variant.
+    :param instances: How many of them a new variant gets; what scales them later is left alone.
+    :param keep_previous: Keep the version before beside the new one, without traffic, so that a rollback takes seconds:
+        it costs its machines. Without it they are brought up anew, which takes minutes.
+    """
+
+    instance_type: Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")] = "ml.m5.large"
+    instances: Count = 1
+    keep_previous: bool = True
+
+
 class ServingSpec(Declared):
-    """How the model server answers; see :class:`mlops_provider.core.serving.ServingPolicy`."""
+    """
+    How the model server answers; see :class:`mlops_provider.core.serving.ServingPolicy`.
+
+    :param sagemaker: What it gets where it is deployed to SageMaker.
+    """
 
     sticky: Columns = ()
     fallback: float | None = None
@@ -507,6 +526,7 @@ class ServingSpec(Declared):
     longest_deadline_seconds: Annotated[float, Field(gt=0)] = 60.0
     most_waiting: Count = 512
     pseudonymise: Columns = ()
+    sagemaker: SageMakerSpec = SageMakerSpec()
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -517,7 +537,7 @@ class ServingSpec(Declared):
         """Return it as the server takes it."""
         from mlops_provider.core.serving import ServingPolicy  # DAG files load no more modules than they need
 
-        return ServingPolicy(**self.model_dump())
+        return ServingPolicy(**self.model_dump(exclude={"sagemaker"}))
 
 
 class MonitoringSpec(Declared):

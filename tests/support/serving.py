@@ -184,13 +184,20 @@ class World:
             self.record(version, passed=passed)
         return version
 
-    def record(self, version: str, *, passed: bool = True, champion: str | None = None) -> None:
-        """Put into the ledger what the train DAG records about a version."""
+    def record(self, version: str, *, passed: bool = True, champion: str | None = None, packable: bool = False) -> None:
+        """Put into the ledger what the train DAG records about a version; all that a package asks for, on demand."""
         run_id = self.runs[version]
         declared = self.ledger.append(Kind.DECLARATION, MODEL, {"champion_version": champion})
         verdict = {"passed": passed, "reasons": [], "run_id": run_id, "declaration": declared.record_id}
         gate = self.ledger.append(Kind.GATE, MODEL, verdict)
-        registration = {"version": version, "run_id": run_id, "gate": gate.record_id}
+        registration = {"version": version, "run_id": run_id, "gate": gate.record_id, "trained_through": "2013-01"}
+        if packable:
+            self.ledger.append(Kind.TRAINING, MODEL, {"trained_on": ["2013-01"]}, key=run_id)
+            registration |= {
+                "declaration": declared.record_id,
+                "evaluation": self.ledger.append(Kind.EVALUATION, MODEL, {}).record_id,
+                "files": self.registry.model_digest(f"models:/{MODEL}/{version}"),
+            }
         self.ledger.append(Kind.REGISTRATION, MODEL, registration, key=run_id)
 
     def settle(self, split: Mapping[str, int], *, settled: bool = True) -> Traffic:

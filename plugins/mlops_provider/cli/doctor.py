@@ -262,7 +262,7 @@ def stores() -> Iterator[Finding]:
 def server() -> Iterator[Finding]:
     """Whether the model server answers."""
     address = os.environ.get(Environment.SERVER_URL)
-    if address:
+    if address and not address.startswith("sagemaker:"):
         yield from _answers("model server", address, "/health", fix="mlops up, or mlops serve")
 
 

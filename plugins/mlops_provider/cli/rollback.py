@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 
-from mlops_provider.cli.home import required, use_home
+from mlops_provider.cli.home import use_home
 from mlops_provider.cli.run import origin_of
+from mlops_provider.cli.target import target_of
 from mlops_provider.core import rollout
-from mlops_provider.core.names import Environment, Kind
+from mlops_provider.core.names import Kind
 from mlops_provider.spec import load_spec
-from mlops_provider.targets import Server
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -19,16 +18,19 @@ def main(arguments: argparse.Namespace) -> int:
     from mlops_provider.stores.suite import Stores
 
     use_home()
-    model = load_spec(arguments.model).name
-    stores = Stores.from_environment()
-    token = os.environ.get(Environment.SERVER_TOKEN, "")
-    target = Server(required(Environment.SERVER_URL), model=model, ledger=stores.ledger, token=token)
+    spec, stores = load_spec(arguments.model), Stores.from_environment()
+    target = target_of(spec, stores)
     traffic = rollback(
-        model, stores, reason=arguments.reason, target=target, origin=origin_of("rollback_model", stage="rollback")
+        spec.name,
+        stores,
+        reason=arguments.reason,
+        target=target,
+        origin=origin_of("rollback_model", stage="rollback"),
+        patience=target.patience,
     )
-    seen = stores.ledger.latest(Kind.SERVING_CHECK, model)
+    seen = stores.ledger.latest(Kind.SERVING_CHECK, spec.name)
     if seen and seen.payload["generation"] == traffic.generation:
         replicas = len(seen.payload["replicas"])
         print(f"Every replica ({replicas}) serves it {seen.payload['seconds']:.1f} s after the rollback began.")
-    print(f"{model} is back at {rollout.describe(traffic.split)} (generation {traffic.generation}).")
+    print(f"{spec.name} is back at {rollout.describe(traffic.split)} (generation {traffic.generation}).")
     return 0

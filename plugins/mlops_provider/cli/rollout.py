@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mlops_provider.cli.home import required, use_home
+from mlops_provider.cli.home import use_home
 from mlops_provider.cli.run import origin_of
+from mlops_provider.cli.target import target_of
 from mlops_provider.core import rollout
-from mlops_provider.core.names import Environment
 from mlops_provider.exceptions import ConfigurationError
 from mlops_provider.spec import ModelSpec, load_spec
-from mlops_provider.targets import Server
 
 if TYPE_CHECKING:
     from mlops_provider.core.rollout import Step
     from mlops_provider.steps.rollouts import Status
     from mlops_provider.stores.suite import Stores
+    from mlops_provider.targets import Target
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -50,12 +49,11 @@ def promote(arguments: argparse.Namespace) -> int:
             print(plan_text(spec, stores, version))
         return 0
     origin = origin_of("promote_rollout", stage="rollout")
+    how: Any = {"target": target, "patience": target.patience, "origin": origin}
     if arguments.override:
-        traffic = rollouts.override(
-            spec, stores, arguments.version, reason=arguments.reason, target=target, origin=origin
-        )
+        traffic = rollouts.override(spec, stores, arguments.version, reason=arguments.reason, **how)
     else:
-        traffic = rollouts.promote(spec, stores, target=target, origin=origin)
+        traffic = rollouts.promote(spec, stores, **how)
     state = "settled" if traffic.settled else "under way"
     print(f"{spec.name}: {rollout.describe(traffic.split)} (generation {traffic.generation}, {state}).")
     return 0
@@ -72,9 +70,9 @@ def abort(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def opened(model: str) -> tuple[ModelSpec, Stores, Server]:
+def opened(model: str) -> tuple[ModelSpec, Stores, Target]:
     """
-    Give the declaration, the stores and the server of a model.
+    Give the declaration, the stores and the target of a model.
 
     :param model: Its model.yaml, or its name, if that lies in ``include/<name>/``.
     """
@@ -84,8 +82,7 @@ def opened(model: str) -> tuple[ModelSpec, Stores, Server]:
     named = Path("include", model, "model.yaml")
     spec = load_spec(named if named.is_file() else model)
     stores = Stores.from_environment()
-    token = os.environ.get(Environment.SERVER_TOKEN, "")
-    return spec, stores, Server(required(Environment.SERVER_URL), model=spec.name, ledger=stores.ledger, token=token)
+    return spec, stores, target_of(spec, stores)
 
 
 def plan_text(spec: ModelSpec, stores: Stores, version: str) -> str:

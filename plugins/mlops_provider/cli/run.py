@@ -11,7 +11,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mlops_provider.cli.home import Stack, required, use_home
+from mlops_provider.cli.home import Stack, use_home
+from mlops_provider.cli.target import target_of
 from mlops_provider.core import partitions, rollout
 from mlops_provider.core.names import Environment, Kind
 from mlops_provider.core.origin import Origin
@@ -208,7 +209,6 @@ class Stages:
         :param dry_run: Only print what would be done.
         """
         from mlops_provider.steps import deploy
-        from mlops_provider.targets import Server
 
         self.stage = "deploy"
         spec, stores = self.spec, self.stores
@@ -223,10 +223,10 @@ class Stages:
 
             print(plan_text(spec, stores, chosen))
             return
-        token = os.environ.get(Environment.SERVER_TOKEN, "")
-        target = Server(required(Environment.SERVER_URL), model=spec.name, ledger=stores.ledger, token=token)
-        self.step("check_serving", lambda o: deploy.check_serving(spec, stores, chosen, target=target, origin=o))
-        traffic = self.step("deploy_model", lambda o: deploy.deploy(spec, stores, chosen, target=target, origin=o))
+        target = target_of(spec, stores)
+        how: Any = {"target": target, "patience": target.patience}
+        self.step("check_serving", lambda o: deploy.check_serving(spec, stores, chosen, origin=o, **how))
+        traffic = self.step("deploy_model", lambda o: deploy.deploy(spec, stores, chosen, origin=o, **how))
         print(f"  {spec.name} now serves {rollout.describe(traffic.split)}.")
 
     def step(self, task_id: str, act: Callable[[Origin], _Result]) -> _Result:

@@ -20,10 +20,12 @@ def main(arguments: argparse.Namespace) -> int:
     use_home()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells every look at MLflow
-    if arguments.package:
-        if arguments.models:
-            raise ConfigurationError("A package holds one version: name a package, or model.yaml files, not both.")
-        serving.run_package(Path(arguments.package), **_place(arguments))
+    if arguments.package and arguments.models:
+        raise ConfigurationError("A package holds one version: name a package, or model.yaml files, not both.")
+    package = arguments.package or os.environ.get(Environment.PACKAGE)
+    if package and not arguments.models:
+        digest = os.environ.get(Environment.PACKAGE_DIGEST, "")
+        serving.run_package(Path(package), digest=digest, **_place(arguments))
         return 0
     files = [Path(file) for file in arguments.models] or sorted(Path("include").glob("*/model.yaml"))
     if not files:

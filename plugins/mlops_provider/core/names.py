@@ -161,6 +161,8 @@ class Environment(StrEnum):
     PSEUDONYM_KEYS = "MLOPS_PSEUDONYM_KEYS"
     SPOOL_DIR = "MLOPS_SPOOL_DIR"
     SPOOL_URI = "MLOPS_SPOOL_URI"
+    PACKAGE = "MLOPS_PACKAGE"
+    PACKAGE_DIGEST = "MLOPS_PACKAGE_DIGEST"
     AWS_CONN_ID = "MLOPS_AWS_CONN_ID"
     LANDING_URI = "MLOPS_LANDING_URI"
     SNS_TOPIC = "MLOPS_SNS_TOPIC"
@@ -173,6 +175,10 @@ TABLES_CONN = "mlops_tables"
 REGISTRY_CONN = "mlops_registry"
 LEDGER_CONN = "mlops_ledger"
 SERVER_CONN = "mlops_server"
+
+
+SAGEMAKER_SETTINGS = ("aws_conn_id", "role_arn", "image", "archives")
+"""What a connection to SageMaker holds beside its address."""
 
 
 class Header(StrEnum):
@@ -188,6 +194,8 @@ class Header(StrEnum):
 
 CHECK_REQUEST = "check-"
 """How the IDs of requests begin that a rollout sends itself; they are logged, but no guard counts them."""
+CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+"""The one header of a request or an answer that SageMaker hands on; ours travel in it as ``name=value``."""
 
 
 class Arm(StrEnum):

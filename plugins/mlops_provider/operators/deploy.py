@@ -26,9 +26,9 @@ SHORTEST_DEFERRAL = 5.0
 
 class TrafficOperator(ModelStepOperator):
     """
-    A step that speaks with the model server.
+    A step that speaks with what serves the model.
 
-    :param server_conn_id: Connection of the model server. (templated)
+    :param server_conn_id: Connection of the model server, or of SageMaker. (templated)
     """
 
     extras = ("tables", "training")
@@ -41,11 +41,19 @@ class TrafficOperator(ModelStepOperator):
     @cached_property
     def target(self) -> Any:
         """Where the traffic is moved."""
+        from mlops_provider.hooks import aws
         from mlops_provider.hooks.server import ServerHook
-        from mlops_provider.targets import Server
+        from mlops_provider.steps.targets import target_of
 
         hook = ServerHook(self.server_conn_id)
-        return Server(hook.address, model=self.spec.name, ledger=self.stores.ledger, token=hook.token)
+        return target_of(
+            self.spec,
+            self.stores,
+            hook.address,
+            token=hook.token,
+            settings=hook.settings,
+            sagemaker=aws.sagemaker,
+        )
 
 
 class ReleaseOperator(TrafficOperator):
@@ -80,7 +88,7 @@ class CheckServingOperator(ReleaseOperator):
 
     :param model_yaml: Path of the use case's ``model.yaml``. (templated)
     :param version: Registered version. (templated)
-    :param server_conn_id: Connection of the model server. (templated)
+    :param server_conn_id: Connection of the model server, or of SageMaker. (templated)
     :param on_incident_callback: Whom to tell when the version fails; as for :class:`DeployModelOperator`.
     :return: Ledger ID of the check.
     :raises ServingCheckError: A replica can't load it or answers differently. Not retried.
@@ -89,7 +97,9 @@ class CheckServingOperator(ReleaseOperator):
     def step(self, context: Context, origin: Origin) -> str:
         from mlops_provider.steps import deploy
 
-        return deploy.check_serving(self.spec, self.stores, self.version, target=self.target, origin=origin)
+        return deploy.check_serving(
+            self.spec, self.stores, self.version, target=self.target, origin=origin, patience=self.target.patience
+        )
 
 
 class DeployModelOperator(ReleaseOperator):
@@ -102,7 +112,7 @@ class DeployModelOperator(ReleaseOperator):
 
     :param model_yaml: Path of the use case's ``model.yaml``. (templated)
     :param version: Registered version. (templated)
-    :param server_conn_id: Connection of the model server. (templated)
+    :param server_conn_id: Connection of the model server, or of SageMaker. (templated)
     :param deferrable: Wait in the triggerer instead of holding a worker slot.
     :param on_incident_callback: Whom to tell when the version was taken back: notifiers, or functions of the context,
         which holds ``mlops`` with ``model``, ``version`` and ``summary``. A retry may tell it again.
@@ -120,9 +130,9 @@ class DeployModelOperator(ReleaseOperator):
     def step(self, context: Context, origin: Origin) -> dict[str, Any]:
         from mlops_provider.steps import deploy
 
+        how: Any = {"target": self.target, "patience": self.target.patience}
         while isinstance(
-            reached := deploy.advance(self.spec, self.stores, self.version, target=self.target, origin=origin),
-            deploy.Waiting,
+            reached := deploy.advance(self.spec, self.stores, self.version, origin=origin, **how), deploy.Waiting
         ):
             self.log.info("Next look in %.1f s: %s", reached.seconds, " ".join(reached.reasons))
             if self.deferrable and reached.left >= SHORTEST_DEFERRAL:
@@ -147,7 +157,7 @@ class RollbackModelOperator(TrafficOperator):
 
     :param model_yaml: Path of the use case's ``model.yaml``. (templated)
     :param reason: Why, for the record. (templated)
-    :param server_conn_id: Connection of the model server. (templated)
+    :param server_conn_id: Connection of the model server, or of SageMaker. (templated)
     :return: The new traffic record.
     :raises RolloutRefusedError: There is no earlier settled version to go back to. Not retried.
     """
@@ -163,4 +173,5 @@ class RollbackModelOperator(TrafficOperator):
         from mlops_provider.steps import verification  # noqa: F401
         from mlops_provider.steps.rollback import rollback
 
-        return rollback(self.spec.name, self.stores, reason=self.reason, target=self.target, origin=origin).as_json()
+        how: Any = {"target": self.target, "patience": self.target.patience}
+        return rollback(self.spec.name, self.stores, reason=self.reason, origin=origin, **how).as_json()

@@ -72,6 +72,7 @@ def run(
 def run_package(
     folder: Path,
     *,
+    digest: str = "",
     host: str = "127.0.0.1",
     port: int = 8090,
     spool_dir: str | Path,
@@ -84,8 +85,9 @@ def run_package(
     """
     Serve the version in a folder of ``mlops package``, which follows no ledger, until told to end.
 
-    Its answers are logged as those of others are. For the parameters see :func:`run`.
+    Its answers are logged as those of others are. For the other parameters see :func:`run`.
 
+    :param digest: SHA-256 that its manifest must have, as whoever deployed it knows it; empty if nobody told.
     :raises ConfigurationError: The folder is no package, or the port is taken.
     :raises EvidenceError: The package was changed.
     """
@@ -106,6 +108,7 @@ def run_package(
         threads=threads,
         policies={},
         package=folder,
+        package_digest=digest,
     )
     supervise(settings, processes)
 

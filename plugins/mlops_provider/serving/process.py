@@ -17,6 +17,7 @@ from mlops_provider.core.names import Environment
 from mlops_provider.core.pseudonyms import Pseudonyms
 from mlops_provider.core.serving import ServingPolicy
 from mlops_provider.serving.app import ModelServerApp
+from mlops_provider.serving.custom_attributes import CustomAttributes
 from mlops_provider.serving.fixed import Fixed
 from mlops_provider.serving.follower import Follower
 from mlops_provider.serving.loader import load, loaded
@@ -45,10 +46,10 @@ def serve(settings: Settings, listeners: Sequence[socket.socket]) -> None:
     host, own_port = settings.host, listeners[-1].getsockname()[1]
     url = settings.advertised_url.rstrip("/").replace("{port}", str(own_port)) or _address(host, own_port)
     metrics = Metrics()
-    served = _packaged(settings, metrics) if settings.package else _followed(settings, url, metrics)
+    served = [packaged(settings, metrics)] if settings.package else _followed(settings, url, metrics)
     app = ModelServerApp(served, workers=settings.workers, threads=settings.threads, tokens=tokens, metrics=metrics)
     config = uvicorn.Config(
-        app,
+        CustomAttributes(app) if settings.package else app,
         access_log=False,
         log_config=None,
         server_header=False,
@@ -81,13 +82,14 @@ def _followed(settings: Settings, url: str, metrics: Metrics) -> list[ServedMode
     return served
 
 
-def _packaged(settings: Settings, metrics: Metrics) -> list[ServedModel]:
-    """The version in a package."""
+def packaged(settings: Settings, metrics: Metrics) -> ServedModel:
+    """Give the version in a package."""
     assert settings.package is not None
-    packaged = opened(settings.package)
-    log = _log(settings, packaged.model)
-    fixed = Fixed(packaged.model, replica=log.replica, version=loaded(packaged.version, packaged.scorer()))
-    return [ServedModel(fixed, log, metrics=metrics)]
+    found = opened(settings.package, settings.package_digest)
+    pseudonyms = Pseudonyms.of(found.policy.pseudonymise, os.environ.get(Environment.PSEUDONYM_KEYS, ""))
+    log = _log(settings, found.model)
+    fixed = Fixed(found.model, replica=log.replica, version=loaded(found.version, found.scorer()))
+    return ServedModel(fixed, log, found.policy, metrics, pseudonyms)
 
 
 def _log(settings: Settings, model: str) -> SegmentWriter:

@@ -35,6 +35,7 @@ class Settings:
     What a server process is told; :func:`mlops_provider.serving.run` says what the fields mean.
 
     :param package: Folder of a packaged version, which is served in place of *models*.
+    :param package_digest: SHA-256 that its manifest must have; empty for any.
     """
 
     models: tuple[str, ...]
@@ -50,6 +51,7 @@ class Settings:
     threads: int
     policies: Mapping[str, ServingPolicy]
     package: Path | None = None
+    package_digest: str = ""
 
 
 def supervise(settings: Settings, processes: int) -> None:

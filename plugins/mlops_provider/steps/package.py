@@ -74,17 +74,10 @@ def package(stores: Stores, model: str, version: str, folder: Path, *, rows: int
 
 
 def _fill(making: Archive, stores: Stores, model: str, version: str, rows: int, say: Say) -> None:
-    registered, training = _records(stores, model, version)
+    registered, training = records(stores, model, version)
     say(f"Fetching the files of {model} version {version}")
-    columns, python = _add_model(making, stores, model, version)
-    for number, record in enumerate(evidence(stores.ledger, registered, training), start=1):
-        if record.digest != record.expected_digest:
-            raise EvidenceError(
-                f"Record {record.record_id} ({record.kind}) of the ledger does not match its digest: it was "
-                "changed after it was written. `mlops audit verify` tells more."
-            )
-        text = json.dumps(record.as_json(), indent=1, sort_keys=True)
-        making.add(f"{EVIDENCE}/{number:02}-{record.kind}.json", [text.encode()])
+    columns, python = add_model(making, stores, model, version)
+    add_evidence(making, stores, registered, training)
     say("Looking for stored predictions")
     stored = stored_predictions(stores, model, version, columns, rows=rows)
     sample = _add_sample(making, stored) if stored else None
@@ -112,8 +105,12 @@ def _fill(making: Archive, stores: Stores, model: str, version: str, rows: int, 
     making.finish(package=metadata.version(DISTRIBUTION), made_at=made_at, about=about)
 
 
-def _records(stores: Stores, model: str, version: str) -> tuple[Record, Record]:
-    """Registration and training of a version."""
+def records(stores: Stores, model: str, version: str) -> tuple[Record, Record]:
+    """
+    Registration and training of a version that was approved.
+
+    :raises EvidenceError: The ledger does not hold them whole. Not retried.
+    """
     registered = registration(stores.ledger, model, version)
     assert registered is not None  # or it would not be approved
     training = training_of(stores.ledger, registered)
@@ -125,13 +122,33 @@ def _records(stores: Stores, model: str, version: str) -> tuple[Record, Record]:
     return registered, training
 
 
-def _add_model(making: Archive, stores: Stores, model: str, version: str) -> tuple[tuple[Column, ...], str]:
-    """Put the files of the version in; give what it takes, and its Python, such as "3.12"."""
+def add_model(making: Archive, stores: Stores, model: str, version: str) -> tuple[tuple[Column, ...], str]:
+    """
+    Put the files of the version in; give what it takes, and its Python, such as "3.12".
+
+    :raises EvidenceError: They are not those that were registered. Not retried.
+    """
     with models.files(stores.registry, stores.ledger, model, version) as held:
         for path in sorted(path for path in held.folder.rglob("*") if path.is_file()):
             making.add(f"{MODEL}/{path.relative_to(held.folder).as_posix()}", [path.read_bytes()])
         full = model_files.python_version(held.folder)
         return model_files.columns(held.folder), ".".join(full.split(".")[:2])
+
+
+def add_evidence(making: Archive, stores: Stores, registered: Record, training: Record) -> None:
+    """
+    Put in every record that a registration rests on.
+
+    :raises EvidenceError: One was changed in the ledger. Not retried.
+    """
+    for number, record in enumerate(evidence(stores.ledger, registered, training), start=1):
+        if record.digest != record.expected_digest:
+            raise EvidenceError(
+                f"Record {record.record_id} ({record.kind}) of the ledger does not match its digest: it was "
+                "changed after it was written. `mlops audit verify` tells more."
+            )
+        text = json.dumps(record.as_json(), indent=1, sort_keys=True)
+        making.add(f"{EVIDENCE}/{number:02}-{record.kind}.json", [text.encode()])
 
 
 def _add_sample(making: Archive, stored: StoredPredictions) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ import pyarrow.parquet as pq
 from mlops_provider.adapters import scoring
 from mlops_provider.core.evidence import Record
 from mlops_provider.core.names import Kind
+from mlops_provider.core.serving import ServingPolicy
 from mlops_provider.exceptions import ConfigurationError, DataRejectedError, EvidenceError, SourceError
 from mlops_provider.steps import models
 from mlops_provider.stores import model_files
-from mlops_provider.stores.archive import Archive
+from mlops_provider.stores.archive import MANIFEST, Archive
 
 if TYPE_CHECKING:
     from mlops_provider.adapters.scorers import Scorer
@@ -47,6 +49,7 @@ class Packaged:
 
     :param about: What its manifest says of it.
     :param registration: Record of the version's registration.
+    :param policy: How it answers; the defaults where whoever packaged it did not say.
     """
 
     folder: Path
@@ -54,6 +57,7 @@ class Packaged:
     version: str
     about: Mapping[str, Any]
     registration: Record
+    policy: ServingPolicy
 
     def scorer(self, *, threads: int = 1, graph: bool = True) -> Scorer:
         """
@@ -65,24 +69,29 @@ class Packaged:
         return models.scorer_in(self.folder / MODEL, trusted=trusted, threads=threads, graph=graph)
 
 
-def opened(folder: Path) -> Packaged:
+def opened(folder: Path, digest: str = "") -> Packaged:
     """
     Open a package; its files for predicting must be those that were registered, and the gate must have let them pass.
 
+    :param digest: SHA-256 that its manifest must have, as somebody else vouches for; empty if nobody does, and then
+        the package alone says that its records come from a ledger.
     :raises ConfigurationError: The folder is no package. Not retried.
     :raises EvidenceError: Its files were changed, or don't fit its records. Not retried.
     """
+    _require_digest(folder / MANIFEST, digest)
     manifest = Archive(folder, WHAT).opened(only=(MODEL, EVIDENCE))
     about = manifest.about
     try:
         model, version = str(about["model"]), str(about["version"])
         records = [_record(folder / name) for name in manifest.files if name.startswith(f"{EVIDENCE}/")]
         registration = next(each for each in records if each.record_id == about["registration"])
-    except (KeyError, StopIteration) as error:
+        policy = _policy(about.get("serving", {}))
+    except (KeyError, StopIteration, TypeError, ValueError) as error:
         raise ConfigurationError(f"{folder} is no package of a model version. Name another folder.") from error
     gate = next((each for each in records if each.record_id == registration.payload.get("gate")), None)
-    if (registration.kind, registration.model) != (Kind.REGISTRATION, model) or gate is None:
-        raise EvidenceError(f"The evidence in {folder} is not that of {model!r}.")
+    about_it = (registration.kind, registration.model, registration.payload.get("version"))
+    if about_it != (Kind.REGISTRATION, model, version) or gate is None:
+        raise EvidenceError(f"The evidence in {folder} is not that of {model!r} version {version}.")
     if not gate.payload.get("passed"):
         raise EvidenceError(f"Version {version} of {model!r} in {folder} did not pass the gate.")
     found = model_files.content_digest(folder / MODEL)
@@ -91,7 +100,7 @@ def opened(folder: Path) -> Packaged:
             f"The model's files in {folder} have the SHA-256 {found}, and {registration.payload.get('files')} was "
             "registered. None was opened; make the package anew."
         )
-    return Packaged(folder, model, version, about, registration)
+    return Packaged(folder, model, version, about, registration, policy)
 
 
 def score_file(packaged: Packaged, source: Path, target: Path | None, *, threads: int = 1, graph: bool = True) -> int:
@@ -123,6 +132,22 @@ def score_file(packaged: Packaged, source: Path, target: Path | None, *, threads
         rows = rows.append_column(name, pa.array(np.asarray(values)))
     _write(rows, target)
     return len(rows)
+
+
+def _require_digest(manifest: Path, digest: str) -> None:
+    if not digest or not manifest.exists():  # what is not there is told in other words
+        return
+    found = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    if found != digest:
+        raise EvidenceError(
+            f"{manifest} has the SHA-256 {found}, and {digest} was deployed: the package was exchanged. None of it was "
+            "opened; deploy the version again."
+        )
+
+
+def _policy(declared: Mapping[str, Any]) -> ServingPolicy:
+    """JSON has no tuples."""
+    return ServingPolicy(**{name: tuple(told) if isinstance(told, list) else told for name, told in declared.items()})
 
 
 def _record(file: Path) -> Record:

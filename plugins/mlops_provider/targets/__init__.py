@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlops_provider.targets.base import Answer, Target
+from mlops_provider.targets.base import Answer, Packed, Target
 from mlops_provider.targets.server import Server
 
-__all__ = ["Answer", "Server", "Target"]
+__all__ = ["Answer", "Packed", "Server", "Target"]

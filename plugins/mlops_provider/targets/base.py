@@ -29,8 +29,28 @@ class Answer:
     generation: int
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """
+    A version as one file, for targets that reach neither ledger nor registry.
+
+    :param content: A tar of a package, compressed with gzip.
+    :param digest: SHA-256, in hex, of its manifest, which holds those of everything else.
+    """
+
+    version: str
+    content: bytes
+    digest: str
+
+
 class Target(Protocol):
-    """Something that serves one model and whose traffic can be moved."""
+    """
+    Something that serves one model and whose traffic can be moved.
+
+    :ivar patience: Longest wait, in seconds, until what :meth:`apply` began is there.
+    """
+
+    patience: float
 
     @property
     def model(self) -> str:

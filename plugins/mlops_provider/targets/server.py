@@ -43,6 +43,8 @@ class Server:
     :param timeout: Longest wait for one answer, in seconds.
     """
 
+    patience = 60.0
+
     def __init__(self, url: str, *, model: str, ledger: Ledger, token: str = "", timeout: float = 10.0) -> None:
         self.url = url.rstrip("/")
         self.token = token
