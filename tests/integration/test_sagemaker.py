@@ -205,7 +205,7 @@ def test_a_version_that_does_not_come_up_leaves_the_old_one_serving(cloud: Cloud
 
 def test_an_archive_that_was_exchanged_is_not_opened(cloud: Cloud) -> None:
     target, s3 = cloud.serving_one(), cloud.service.aws.s3()
-    other = target.pack("1").content
+    other = target.machines.pack("1").content
     cloud.service.before_start = lambda archive: s3.write(archive, other)
 
     with pytest.raises(ServingCheckError, match="Version 2 is refused: .*did not pass the ping health check"):

@@ -147,7 +147,10 @@ def _require_digest(manifest: Path, digest: str) -> None:
 
 def _policy(declared: Mapping[str, Any]) -> ServingPolicy:
     """JSON has no tuples."""
-    return ServingPolicy(**{name: tuple(told) if isinstance(told, list) else told for name, told in declared.items()})
+    told: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in declared.items()
+    }
+    return ServingPolicy(**told)
 
 
 def _record(file: Path) -> Record:

@@ -73,7 +73,7 @@ def status(spec: ModelSpec, ledger: Ledger, *, target: Target) -> Status:
         version=version,
         steps=steps,
         readings=found,
-        replicas=target.observe(),
+        replicas=target.look(),
         incident=ledger.latest(Kind.INCIDENT, spec.name),
     )
 

@@ -46,7 +46,8 @@ def target_of(
     parts = urlsplit(address)
     if parts.scheme != "sagemaker":
         return Server(address, model=spec.name, ledger=stores.ledger, token=token)
-    from mlops_provider.targets.sagemaker import Place, SageMaker
+    from mlops_provider.targets.machines import Place
+    from mlops_provider.targets.sagemaker import SageMaker
 
     given = dict(parse_qsl(parts.query)) | dict(settings or {})
     sizes = spec.serving.sagemaker

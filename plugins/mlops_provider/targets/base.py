@@ -60,7 +60,10 @@ class Target(Protocol):
         """Start to move traffic to what *traffic* says; the moves of an older generation are given up."""
 
     def observe(self) -> Sequence[Replica]:
-        """What each live replica serves right now."""
+        """What each live replica serves right now; a target that is moved step by step makes its next move."""
+
+    def look(self) -> Sequence[Replica]:
+        """What each live replica serves right now, for whoever only wants to know: nothing is moved."""
 
     def predict(self, rows: pd.DataFrame, *, version: str | None = None, replica: Replica | None = None) -> Answer:
         """

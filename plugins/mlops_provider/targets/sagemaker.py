@@ -9,20 +9,19 @@ undone, and a move that an older record asked for is never made.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from mlops_provider.core import rollout
 from mlops_provider.core.guards import Observed
-from mlops_provider.core.names import CHECK_REQUEST, Arm, Environment, Header, Kind
+from mlops_provider.core.names import CHECK_REQUEST, Arm, Header, Kind
 from mlops_provider.exceptions import (
     ConfigurationError,
     MLOpsError,
@@ -31,10 +30,11 @@ from mlops_provider.exceptions import (
     StoreUnavailableError,
 )
 from mlops_provider.stores.replicas import Replica
-from mlops_provider.stores.sagemaker import RefusedByModelError, Variant
+from mlops_provider.stores.sagemaker import RefusedByModelError
 from mlops_provider.targets.base import Answer
+from mlops_provider.targets.machines import GENERATION, MODEL, Machines
 from mlops_provider.targets.server import body
-from mlops_provider.targets.variants import SERVES, advice, served_generation, variant, version_of
+from mlops_provider.targets.variants import SERVES, NoMachinesError, refusal, served_generation, variant, version_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,46 +43,12 @@ if TYPE_CHECKING:
     from mlops_provider.stores.ledger import Ledger
     from mlops_provider.stores.sagemaker import Endpoint, SageMakerApi
     from mlops_provider.targets.base import Packed
+    from mlops_provider.targets.machines import Place
 
 logger = logging.getLogger(__name__)
 
-MODEL, GENERATION, ASKED = "mlops.model", "mlops.generation", "mlops.asked"
-"""
-Tags of an endpoint: whose it is; the newest generation that moved it; the configuration it was last asked to take on,
-until it is known what came of it.
-"""
-_FOLDER = "/opt/ml/model"
-"""Where a container of SageMaker finds its archive."""
-_OURS_TO_WAIT = ("capacity",)
-"""What in a reason tells that no version is to blame."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """
-    Where and how versions are put on machines.
-
-    :param image: Image of this package, in a registry that SageMaker can pull from.
-    :param role: ARN of the role that containers run under.
-    :param archives: Address on S3 below which archives of versions are put.
-    :param spool: Address on S3 to which containers ship the prediction log.
-    :param instance_type: Machine of each variant.
-    :param instances: How many of them a new variant gets.
-    :param keep_previous: Whether the version before stays beside the new one, without traffic, so that a rollback is
-        a matter of weights.
-    """
-
-    image: str
-    role: str
-    archives: str
-    spool: str
-    instance_type: str
-    instances: int
-    keep_previous: bool
-
-
-class NoMachinesError(StoreUnavailableError):
-    """SageMaker lacks the machines for a new version."""
+ASKED = "mlops.asked"
+"""Tag of an endpoint: the configuration it was last asked to take on, until it is known what came of it."""
 
 
 class SageMaker:
@@ -113,7 +79,7 @@ class SageMaker:
         self.model = model
         self.ledger = ledger
         self.place = place
-        self.pack = pack
+        self.machines = Machines(api, model=model, place=place, pack=pack)
         self.poll_seconds = poll_seconds
         self._seen: Replica | None = None
         self._looked = float("-inf")
@@ -126,7 +92,7 @@ class SageMaker:
         What SageMaker can't do now is left to the next look.
         """
         try:
-            self._look()
+            self._move()
         except StoreUnavailableError as away:
             logger.warning("Generation %s of %s has to wait: %s", traffic.generation, self.model, away)
 
@@ -142,7 +108,7 @@ class SageMaker:
         """
         if self._seen is None or time.monotonic() - self._looked >= self.poll_seconds:
             try:
-                self._look()
+                self._move()
             except NoMachinesError:
                 raise
             except StoreUnavailableError as away:
@@ -151,6 +117,23 @@ class SageMaker:
                 self._seen = replace(self._seen, error=str(away))
         assert self._seen is not None
         return [self._seen]
+
+    def look(self) -> Sequence[Replica]:
+        """
+        Tell what the endpoint serves, without a move.
+
+        :raises StoreUnavailableError: SageMaker can't be asked. Retried.
+        :raises ConfigurationError: It refuses. Not retried.
+        """
+        found = self.api.describe()
+        if found is None:
+            return []
+        busy = "" if found.status == "InService" else f"is {found.status} since {found.changed:%H:%M} UTC"
+        return [self._replica(found, served_generation(found, self.ledger.traffic_history(self.model)), busy)]
+
+    def _replica(self, found: Endpoint | None, served: int, state: str) -> Replica:
+        versions = tuple(sorted(map(version_of, found.weights))) if found and found.status in SERVES else ()
+        return Replica(self.api.endpoint, self.model, found.arn if found else "", served, versions, state, 0.0)
 
     def predict(self, rows: pd.DataFrame, *, version: str | None = None, replica: Replica | None = None) -> Answer:
         """
@@ -206,18 +189,16 @@ class SageMaker:
     def remove(self) -> None:
         """Delete the endpoint, its configurations and its models; archives stay, as the evidence they are."""
         self.api.delete()
-        self.api.sweep(self._configs, self._models)
+        self.machines.sweep()
 
-    def _look(self) -> None:
+    def _move(self) -> None:
+        """Look, and make the next move."""
         self._looked = time.monotonic()
         found = self.api.describe()
         history = self.ledger.traffic_history(self.model)
         served = served_generation(found, history)
-        state = ""
-        if history:
-            state = self._toward(history, found, served)
-        versions = tuple(sorted(map(version_of, found.weights))) if found and found.status in SERVES else ()
-        self._seen = Replica(self.api.endpoint, self.model, found.arn if found else "", served, versions, state, 0.0)
+        state = self._toward(history, found, served) if history else ""
+        self._seen = self._replica(found, served, state)
         if state:
             logger.info("Endpoint %s %s", self.api.endpoint, state)
 
@@ -256,7 +237,9 @@ class SageMaker:
 
     def _create(self, traffic: Traffic) -> None:
         tags = {MODEL: self.model, GENERATION: str(traffic.generation)}
-        config = self._config(traffic, None, {version: float(share) for version, share in traffic.split.items()})
+        config = self.machines.config(
+            traffic.generation, None, {version: float(share) for version, share in traffic.split.items()}
+        )
         self.api.create(config, tags)
 
     def _update(
@@ -264,7 +247,7 @@ class SageMaker:
     ) -> str:
         """Add variants, unless that has failed: this is told once, and tried again when asked again."""
         weights = {version: found.weights.get(variant(version), 0.0) for version in versions}
-        config = self._config(traffic, found, weights)
+        config = self.machines.config(traffic.generation, found, weights)
         if tags.get(ASKED) == config:
             self.api.tag(found.arn, {ASKED: ""})
             return self._refused(new, found.reason or "it went back to the configuration before.")
@@ -276,7 +259,7 @@ class SageMaker:
     def _drop(self, traffic: Traffic, found: Endpoint, tags: Mapping[str, str], spare: Sequence[str]) -> str:
         """Drop variants that nothing will come back to. It is never urgent: if it fails, they stay for now."""
         stay = {version: weight for name, weight in found.weights.items() if (version := version_of(name)) not in spare}
-        config = self._config(traffic, found, stay)
+        config = self.machines.config(traffic.generation, found, stay)
         if tags.get(ASKED) != config:
             self._mark(found, tags, traffic)
             self.api.update(config)
@@ -284,12 +267,15 @@ class SageMaker:
             logger.info("Endpoint %s drops version %s", self.api.endpoint, ", ".join(spare))
         return ""
 
+    def _refused(self, versions: Sequence[str], reason: str) -> str:
+        return refusal(self.api.endpoint, versions, reason, instance_type=self.place.instance_type)
+
     def _sweep(self, traffic: Traffic, found: Endpoint) -> None:
-        """Remove configurations and models that served once, when a rollout is over; no rollout fails for it."""
+        """Remove what served once, when a rollout is over; no rollout fails for it."""
         if traffic.settled and self._swept != traffic.generation:
             self._swept = traffic.generation
             try:
-                self.api.sweep(self._configs, self._models, keep=found.config)
+                self.machines.sweep(keep=found.config)
             except MLOpsError as error:
                 logger.warning("What endpoint %s served before is still there: %s", self.api.endpoint, error)
 
@@ -318,22 +304,6 @@ class SageMaker:
             f"{self.model!r} makes it anew."
         )
 
-    def _refused(self, versions: Sequence[str], reason: str) -> str:
-        """
-        Tell that new versions could not be brought into service.
-
-        :raises NoMachinesError: No version is to blame. Retried.
-        """
-        name, low = self.api.endpoint, reason.lower()
-        if any(word in low for word in _OURS_TO_WAIT):
-            raise NoMachinesError(
-                f"SageMaker has no machines for version {', '.join(versions)} at endpoint {name!r}: {reason} Try "
-                f"again later, or declare another serving.sagemaker.instance_type than {self.place.instance_type} in "
-                "model.yaml."
-            )
-        sentence = f"SageMaker could not bring it into service at endpoint {name!r}: {reason} "
-        return " ".join(f"Version {each} is refused: {sentence}{advice(name, reason)}" for each in versions)
-
     def _require_ours(self, traffic: Traffic, tags: Mapping[str, str]) -> None:
         """
         Give up moves on what others made, or on what a newer record moved.
@@ -357,55 +327,6 @@ class SageMaker:
         """Say on the endpoint whose moves count from now on."""
         if tags.get(GENERATION) != str(traffic.generation):
             self.api.tag(found.arn, {GENERATION: str(traffic.generation)})
-
-    def _config(self, traffic: Traffic, found: Endpoint | None, weights: Mapping[str, float]) -> str:
-        """Make the endpoint configuration for *weights*, by version, and the models it needs; give its name."""
-        there = self.api.models(found.config) if found else {}
-        variants = [
-            Variant(
-                name=variant(version),
-                model=there.get(variant(version)) or self._model(version),
-                weight=weight,
-                instance_type=self.place.instance_type,
-                instances=self.place.instances,
-            )
-            for version, weight in sorted(weights.items())
-        ]
-        content = [(each.name, each.model, each.instance_type, each.instances) for each in variants]
-        digest = hashlib.sha256(repr(content).encode()).hexdigest()[:8]
-        name = f"{self._configs}{traffic.generation}-{digest}"
-        self.api.ensure_config(name, variants, {MODEL: self.model, GENERATION: str(traffic.generation)})
-        return name
-
-    def _model(self, version: str) -> str:
-        """Put the archive of a version where SageMaker finds it, and make a model of it; give its name."""
-        packed = self.pack(version)
-        address = f"{self.place.archives.rstrip('/')}/{self.model}/{version}-{packed.digest[:16]}.tar.gz"
-        self.api.s3.create(address, packed.content)
-        environment = {
-            Environment.PACKAGE: _FOLDER,
-            Environment.PACKAGE_DIGEST: packed.digest,
-            Environment.SPOOL_URI: self.place.spool,
-        }
-        made_of = f"{packed.digest}{self.place.image}{self.place.role}{self.place.spool}"
-        name = f"{self._models}{version}-{hashlib.sha256(made_of.encode()).hexdigest()[:8]}"
-        self.api.ensure_model(
-            name,
-            image=self.place.image,
-            archive=address,
-            role=self.place.role,
-            environment={str(key): value for key, value in environment.items()},
-            tags={MODEL: self.model, "mlops.version": version, "mlops.package": packed.digest},
-        )
-        return name
-
-    @property
-    def _configs(self) -> str:
-        return f"{self.api.endpoint}-g"
-
-    @property
-    def _models(self) -> str:
-        return f"{self.api.endpoint}-v"
 
 
 def _reason(said: str) -> str:

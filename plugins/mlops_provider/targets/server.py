@@ -59,6 +59,10 @@ class Server:
         """Replicas whose heartbeat reached the ledger in the last seconds."""
         return self.ledger.replicas(self.model, ALIVE_WITHIN)
 
+    def look(self) -> Sequence[Replica]:
+        """The same: nothing moves here."""
+        return self.observe()
+
     def predict(self, rows: pd.DataFrame, *, version: str | None = None, replica: Replica | None = None) -> Answer:
         """
         Ask over HTTP, *replica* at the address it reported, and read from the headers which version answered.

@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from mlops_provider.exceptions import StoreUnavailableError
+
 if TYPE_CHECKING:
     from mlops_provider.core.rollout import Traffic
     from mlops_provider.stores.sagemaker import Endpoint
 
 SERVES = ("InService", "Updating", "SystemUpdating", "RollingBack", "UpdateRollbackFailed")
 """States in which the variants that an endpoint names answer."""
+_NOBODYS_FAULT = ("capacity",)
+"""What in a reason tells that no version is to blame."""
 _ADVICE: Sequence[tuple[tuple[str, ...], str]] = (
     (("image", "ecr"), "Is the image there, in this region, and may the role pull it?"),
     (("model data", "s3", "artifact"), "May the role read the bucket of the archives?"),
     (("ping", "health"), "The container's log says why it did not start: /aws/sagemaker/Endpoints/{endpoint}."),
 )
+
+
+class NoMachinesError(StoreUnavailableError):
+    """SageMaker lacks the machines for a new version."""
 
 
 def variant(version: str) -> str:
@@ -41,12 +49,21 @@ def served_generation(found: Endpoint | None, history: Sequence[Traffic]) -> int
     return 0
 
 
-def advice(endpoint: str, reason: str) -> str:
+def refusal(endpoint: str, versions: Sequence[str], reason: str, *, instance_type: str) -> str:
     """
-    What to look at when SageMaker could not bring a variant into service.
+    Say that versions could not be brought into service, why, and what to look at.
 
-    :param reason: What it says why.
+    :param reason: SageMaker's own words.
+    :param instance_type: Machine they were to run on.
+    :raises NoMachinesError: No version is to blame. Retried.
     """
     low = reason.lower()
+    if any(word in low for word in _NOBODYS_FAULT):
+        raise NoMachinesError(
+            f"SageMaker has no machines for version {', '.join(versions)} at endpoint {endpoint!r}: {reason} Try again "
+            f"later, or declare another serving.sagemaker.instance_type than {instance_type} in model.yaml."
+        )
     found = (sentence for words, sentence in _ADVICE if any(word in low for word in words))
-    return next(found, _ADVICE[-1][1]).format(endpoint=endpoint)
+    advice = next(found, _ADVICE[-1][1]).format(endpoint=endpoint)
+    sentence = f"SageMaker could not bring it into service at endpoint {endpoint!r}: {reason} {advice}"
+    return " ".join(f"Version {each} is refused: {sentence}" for each in versions)
