@@ -8,9 +8,11 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import TaskDeferred
 
 from mlops_provider.core.evidence import following
 from mlops_provider.core.guards import Observed
@@ -18,8 +20,14 @@ from mlops_provider.core.names import Kind, Table
 from mlops_provider.core.rollout import Traffic
 from mlops_provider.exceptions import ConfigurationError, ServingCheckError, StoreUnavailableError
 from mlops_provider.hooks import aws as hooks
-from mlops_provider.operators.deploy import RollbackModelOperator
+from mlops_provider.operators.deploy import (
+    CheckServingOperator,
+    DeployModelOperator,
+    ReleaseOperator,
+    RollbackModelOperator,
+)
 from mlops_provider.spec import ModelSpec
+from mlops_provider.steps import rollouts
 from mlops_provider.steps.deploy import check_serving, deploy
 from mlops_provider.steps.rollback import rollback
 from mlops_provider.steps.targets import target_of
@@ -348,6 +356,50 @@ def test_a_task_that_died_after_it_recorded_is_completed_by_the_next_look(cloud:
         ("1", "2"),
         {"v1": 90.0, "v2": 10.0},
     )
+
+
+def test_who_asks_for_the_state_of_a_rollout_moves_nothing(cloud: Cloud) -> None:
+    target = cloud.serving_one()
+    cloud.world.settle({"1": 100, "2": 0}, settled=False)  # nobody applied it
+
+    seen = [rollouts.status(cloud.spec(), cloud.world.ledger, target=target).replicas for _ in range(3)]
+
+    assert [(each.generation, each.versions, each.error) for (each,) in seen] == [(1, ("1",), "")] * 3
+    assert cloud.service.calls == []
+
+
+def test_tasks_check_out_while_sagemaker_takes_its_time(cloud: Cloud) -> None:
+    target, world = cloud.serving_one(), cloud.world
+    target.holds, cloud.service.stuck = 0.0, True
+    context: Any = {
+        "ti": SimpleNamespace(dag_id="deploy", run_id="one", task_id="task", map_index=-1),
+        "dag_run": SimpleNamespace(triggering_user_name="ada"),
+    }
+
+    def task(operator: type[ReleaseOperator]) -> Any:
+        made = operator(task_id="task", version="2", model_yaml=str(cloud.spec().path))
+        made.__dict__.update(stores=world.stores, target=target)
+        return made
+
+    with pytest.raises(TaskDeferred) as first:
+        task(CheckServingOperator).execute(context)
+    cloud.service.stuck, target.holds = False, 20.0
+    checked = task(CheckServingOperator).execute_complete(context)
+    target.holds, cloud.service.stuck = 0.0, True
+    with pytest.raises(TaskDeferred):
+        task(DeployModelOperator).execute(context)
+    cloud.service.stuck, target.holds = False, 20.0
+    settled = task(DeployModelOperator).execute_complete(context)
+
+    assert first.value.method_name == "execute_complete"
+    assert world.ledger.get(checked).payload["passed"]
+    assert (settled["split"], settled["settled"]) == ({"2": 100}, True)
+    assert [dict(record.split) for record in world.ledger.traffic_history(MODEL)] == [
+        {"1": 100},
+        {"1": 100, "2": 0},
+        {"2": 100},
+        {"2": 100},
+    ]
 
 
 def test_without_the_version_before_a_rollback_brings_it_up_anew(cloud: Cloud) -> None:

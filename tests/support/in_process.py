@@ -20,6 +20,8 @@ from support.serving import MODEL, World
 class InProcessTarget:
     """Serves what the ledger says, at once; its faults are switches."""
 
+    patience = holds = 60.0
+
     world: World
     model: str = MODEL
     replicas: Sequence[str] = ("a", "b")
@@ -44,6 +46,9 @@ class InProcessTarget:
             Replica(name, MODEL, f"http://{name}", generation, versions, " ".join(errors), 0.1)
             for name in self.replicas
         ]
+
+    def look(self) -> list[Replica]:
+        return self.observe()
 
     def predict(self, rows: pd.DataFrame, *, version: str | None = None, replica: Replica | None = None) -> Answer:
         if self.silent:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from mlops_provider.core.origin import Origin
+    from mlops_provider.steps.deploy import Waiting
 
 
 SHORTEST_DEFERRAL = 5.0
@@ -61,15 +62,19 @@ class ReleaseOperator(TrafficOperator):
     A step in which a version may fail, which then is an incident.
 
     :param version: Registered version. (templated)
+    :param deferrable: Wait in the triggerer instead of holding a worker slot.
     :param on_incident_callback: Whom to tell when it was taken back: notifiers, or functions of the context, which
         holds ``mlops`` with ``model``, ``version`` and ``summary``.
     """
 
     template_fields: Sequence[str] = (*TrafficOperator.template_fields, "version")
 
-    def __init__(self, *, version: str, on_incident_callback: Callbacks = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, version: str, deferrable: bool = True, on_incident_callback: Callbacks = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.version = version
+        self.deferrable = deferrable
         self.on_incident_callback = on_incident_callback
 
     def execute(self, context: Context) -> Any:
@@ -81,14 +86,31 @@ class ReleaseOperator(TrafficOperator):
                 tell(self, context, self.on_incident_callback, version=self.version, summary=str(failure))
             raise
 
+    def execute_complete(self, context: Context, event: Any = None) -> Any:
+        """Called on resume: look again."""
+        return self.execute(context)
+
+    def come_back(self, waiting: Waiting) -> None:
+        """Leave the worker until the next look is due, if the wait is worth it; else sleep."""
+        self.log.info("Next look in %.1f s: %s", waiting.seconds, " ".join(waiting.reasons))
+        if self.deferrable and waiting.left >= SHORTEST_DEFERRAL:
+            from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+
+            trigger = TimeDeltaTrigger(timedelta(seconds=waiting.seconds))
+            self.defer(trigger=trigger, method_name=self.execute_complete.__name__)
+        time.sleep(waiting.seconds)
+
 
 class CheckServingOperator(ReleaseOperator):
     """
     Load a version beside the others on every live replica and compare its answers with the registry's model.
 
+    Where machines have to be started for it, it checks out of its worker until the next look is due.
+
     :param model_yaml: Path of the use case's ``model.yaml``. (templated)
     :param version: Registered version. (templated)
     :param server_conn_id: Connection of the model server, or of SageMaker. (templated)
+    :param deferrable: Wait in the triggerer instead of holding a worker slot.
     :param on_incident_callback: Whom to tell when the version fails; as for :class:`DeployModelOperator`.
     :return: Ledger ID of the check.
     :raises ServingCheckError: A replica can't load it or answers differently. Not retried.
@@ -97,9 +119,12 @@ class CheckServingOperator(ReleaseOperator):
     def step(self, context: Context, origin: Origin) -> str:
         from mlops_provider.steps import deploy
 
-        return deploy.check_serving(
-            self.spec, self.stores, self.version, target=self.target, origin=origin, patience=self.target.patience
-        )
+        how: Any = {"target": self.target, "patience": self.target.patience}
+        while isinstance(
+            found := deploy.check(self.spec, self.stores, self.version, origin=origin, **how), deploy.Waiting
+        ):
+            self.come_back(found)
+        return found
 
 
 class DeployModelOperator(ReleaseOperator):
@@ -123,10 +148,6 @@ class DeployModelOperator(ReleaseOperator):
     :raises ConcurrentWriteError: Another rollout moved the traffic meanwhile. Retried.
     """
 
-    def __init__(self, *, deferrable: bool = True, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.deferrable = deferrable
-
     def step(self, context: Context, origin: Origin) -> dict[str, Any]:
         from mlops_provider.steps import deploy
 
@@ -134,21 +155,8 @@ class DeployModelOperator(ReleaseOperator):
         while isinstance(
             reached := deploy.advance(self.spec, self.stores, self.version, origin=origin, **how), deploy.Waiting
         ):
-            self.log.info("Next look in %.1f s: %s", reached.seconds, " ".join(reached.reasons))
-            if self.deferrable and reached.left >= SHORTEST_DEFERRAL:
-                self.check_out(reached.seconds)
-            time.sleep(reached.seconds)
+            self.come_back(reached)
         return reached.as_json()
-
-    def check_out(self, seconds: float) -> NoReturn:
-        """Leave the worker, and come back after *seconds*."""
-        from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
-
-        self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=seconds)), method_name=self.execute_complete.__name__)
-
-    def execute_complete(self, context: Context, event: Any = None) -> Any:
-        """Called on resume: look again."""
-        return self.execute(context)
 
 
 class RollbackModelOperator(TrafficOperator):

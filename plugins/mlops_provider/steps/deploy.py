@@ -22,6 +22,7 @@ from mlops_provider.exceptions import (
     RolloutRefusedError,
     ServingCheckError,
 )
+from mlops_provider.steps.following import StillMovingError
 from mlops_provider.steps.release import Release
 
 if TYPE_CHECKING:
@@ -34,43 +35,6 @@ PATIENCE = 60.0
 """Longest wait, in seconds, for all replicas to load a version or to answer."""
 MOST_CONFLICTS = 10
 """Moves by somebody else after which a rollout lets Airflow retry it later."""
-
-
-def check_serving(
-    spec: ModelSpec, stores: Stores, version: str, *, target: Target, origin: Origin, patience: float = PATIENCE
-) -> str:
-    """
-    Load *version* beside the others on every live replica and compare its answers with the registry's model.
-
-    It stays loaded without traffic, for :func:`deploy`. If it fails, the split before is restored.
-
-    :param patience: Longest wait for the replicas, in seconds.
-    :return: Ledger ID of the check.
-    :raises ServingCheckError: A replica can't load it or predicts differently. Not retried.
-    :raises SourceError: There are no feature rows to compare answers on. Not retried.
-    :raises RolloutRefusedError: It never passed the gate, or was rolled back before. Not retried.
-    :raises ConcurrentWriteError: Another rollout is under way. Retried.
-    :raises StoreUnavailableError: No live replica, or a store is away. Retried.
-    :raises NothingToDo: The version has all traffic already.
-    """
-    key = f"{origin.key}/{version}"
-    done = stores.ledger.find(Kind.SERVING_CHECK, key)
-    if done is not None:
-        return done.record_id
-    release = Release(spec, stores, version, target, origin, patience)
-    standing = release.standing()
-    traffic = release.settled_at(standing)
-    if traffic:
-        # A rollout that ended before its promotion was noted is still to be completed by `deploy`.
-        release.skip_if_over(traffic)
-    else:
-        first, *_ = release.plan(standing)
-        traffic = release.at(standing, first) or release.enter(standing, first)
-    try:
-        replicas = release.verify(traffic)
-    except ServingCheckError as failure:
-        raise release.failed(failure) from failure
-    return release.note_check(traffic.generation, key=key, replicas=replicas).record_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +50,59 @@ class Waiting:
     seconds: float
     left: float
     reasons: tuple[str, ...]
+
+
+def check_serving(
+    spec: ModelSpec, stores: Stores, version: str, *, target: Target, origin: Origin, patience: float = PATIENCE
+) -> str:
+    """
+    Check *version*, and wait in this process while the target is still moving; see :func:`check`.
+
+    :param patience: Longest wait for the replicas, in seconds.
+    :return: Ledger ID of the check.
+    """
+    while isinstance(found := check(spec, stores, version, target=target, origin=origin, patience=patience), Waiting):
+        time.sleep(found.seconds)
+    return found
+
+
+def check(
+    spec: ModelSpec, stores: Stores, version: str, *, target: Target, origin: Origin, patience: float = PATIENCE
+) -> str | Waiting:
+    """
+    Load *version* beside the others on every live replica and compare its answers with the registry's model.
+
+    It stays loaded without traffic, for :func:`deploy`. If it fails, the split before is restored.
+
+    :param patience: Longest wait for the replicas, in seconds.
+    :return: Ledger ID of the check; or when to look again, at a target that takes its time.
+    :raises ServingCheckError: A replica can't load it or predicts differently. Not retried.
+    :raises SourceError: There are no feature rows to compare answers on. Not retried.
+    :raises RolloutRefusedError: It never passed the gate, or was rolled back before. Not retried.
+    :raises ConcurrentWriteError: Another rollout is under way. Retried.
+    :raises StoreUnavailableError: No live replica, or a store is away. Retried.
+    :raises NothingToDo: The version has all traffic already.
+    """
+    key = f"{origin.key}/{version}"
+    done = stores.ledger.find(Kind.SERVING_CHECK, key)
+    if done is not None:
+        return done.record_id
+    release = Release(spec, stores, version, target, origin, patience, comes_back=True)
+    standing = release.standing()
+    traffic = release.settled_at(standing)
+    if traffic:
+        # A rollout that ended before its promotion was noted is still to be completed by `deploy`.
+        release.skip_if_over(traffic)
+    else:
+        first, *_ = release.plan(standing)
+        traffic = release.at(standing, first) or release.enter(standing, first)
+    try:
+        replicas = release.verify(traffic)
+    except ServingCheckError as failure:
+        raise release.failed(failure) from failure
+    except StillMovingError as moving:
+        return _look_again(release, moving)
+    return release.note_check(traffic.generation, key=key, replicas=replicas).record_id
 
 
 def deploy(
@@ -126,7 +143,7 @@ def advance(
     :raises StoreUnavailableError: No live replica, or a store is away. Retried.
     :raises NothingToDo: The version has all traffic already.
     """
-    release = Release(spec, stores, version, target, origin, patience)
+    release = Release(spec, stores, version, target, origin, patience, comes_back=True)
     conflicts = 0
     while True:
         standing = release.standing()
@@ -138,6 +155,8 @@ def advance(
                 return release.finish(settled)
             if waiting := release.advance(standing, steps):
                 return Waiting(waiting.wait_seconds, waiting.left_seconds, waiting.reasons)
+        except StillMovingError as moving:
+            return _look_again(release, moving)
         except ConcurrentWriteError:
             # An orphaned first try takes part in the same rollout; reading again tells what is left to do.
             conflicts += 1
@@ -150,6 +169,10 @@ def advance(
             if ended is error:
                 raise
             raise ended from error
+
+
+def _look_again(release: Release, moving: StillMovingError) -> Waiting:
+    return Waiting(min(release.policy.soak.look_seconds, moving.left), moving.left, (str(moving),))
 
 
 def _ended(release: Release, error: Exception, *, settled: bool) -> Exception:

@@ -19,6 +19,22 @@ logger = logging.getLogger(__name__)
 PAUSE_SECONDS = 0.2
 
 
+class NotServedError(StoreUnavailableError):
+    """A replica does not serve a traffic record in time."""
+
+
+class StillMovingError(Exception):
+    """
+    A target that takes its time is on its way: whoever can come back later should, instead of waiting.
+
+    :param left: Seconds until it counts as stuck.
+    """
+
+    def __init__(self, state: str, left: float) -> None:
+        super().__init__(state)
+        self.left = left
+
+
 def require_replicas(target: Target) -> Sequence[Replica]:
     """
     Give the live replicas.
@@ -34,16 +50,18 @@ def require_replicas(target: Target) -> Sequence[Replica]:
 
 
 def wait_until_served(
-    target: Target, traffic: Traffic, *, candidate: str | None = None, patience: float
+    target: Target, traffic: Traffic, *, candidate: str | None = None, patience: float, waited: float = 0.0
 ) -> Sequence[Replica]:
     """
     Wait until every live replica serves *traffic* with all its versions loaded.
 
     :param candidate: Version that is on trial.
     :param patience: Longest wait, in seconds.
+    :param waited: Seconds that others waited for it before, for the message.
     :raises ConcurrentWriteError: A replica is ahead: somebody moved the traffic meanwhile. Retried.
     :raises ServingCheckError: A replica refuses *candidate*. Not retried.
-    :raises StoreUnavailableError: No live replica, or one was not there in time. Retried.
+    :raises NotServedError: One was not there in time. Retried.
+    :raises StoreUnavailableError: No live replica. Retried.
     """
     deadline, told = time.monotonic() + patience, ""
     while True:
@@ -60,9 +78,9 @@ def wait_until_served(
         if time.monotonic() > deadline:
             if not replicas:
                 require_replicas(target)
-            raise StoreUnavailableError(
+            raise NotServedError(
                 f"Not every replica of {traffic.model!r} serves generation {traffic.generation} "
-                f"({describe(traffic.split)}) after {patience:.0f} s: {state}."
+                f"({describe(traffic.split)}) after {waited + patience:.0f} s: {state}."
             )
         time.sleep(PAUSE_SECONDS)
 

@@ -21,8 +21,8 @@ from mlops_provider.exceptions import (
 )
 from mlops_provider.steps import incidents, verification
 from mlops_provider.steps.approval import refuse_aborted, refuse_outdated, refuse_rolled_back, refuse_unapproved
-from mlops_provider.steps.following import require_replicas, wait_until_served
-from mlops_provider.steps.traffic import ROLLBACK, Lever, Standing, champion
+from mlops_provider.steps.following import NotServedError, StillMovingError, require_replicas, wait_until_served
+from mlops_provider.steps.traffic import ROLLBACK, Lever, Standing, champion, seconds_since
 from mlops_provider.steps.verification import Sample
 from mlops_provider.steps.watch import watch
 
@@ -40,10 +40,23 @@ logger = logging.getLogger(__name__)
 
 
 class Release:
-    """One version on its way; every try of every task that deploys it takes part in the same rollout."""
+    """
+    One version on its way; every try of every task that deploys it takes part in the same rollout.
+
+    :param patience: Longest wait for the replicas, in seconds.
+    :param comes_back: Whether whoever waits for a target that takes its time prefers a StillMovingError.
+    """
 
     def __init__(
-        self, spec: ModelSpec, stores: Stores, version: str, target: Target, origin: Origin, patience: float
+        self,
+        spec: ModelSpec,
+        stores: Stores,
+        version: str,
+        target: Target,
+        origin: Origin,
+        patience: float,
+        *,
+        comes_back: bool = False,
     ) -> None:
         self.spec = spec
         self.stores = stores
@@ -51,6 +64,7 @@ class Release:
         self.target = target
         self.origin = origin
         self.patience = patience
+        self.comes_back = comes_back
         self.policy = spec.rollout_policy
         self.lever = Lever(stores.ledger, target, self.policy.strategy, origin)
 
@@ -151,7 +165,7 @@ class Release:
 
     def verify(self, traffic: Traffic) -> Sequence[Replica]:
         """See every live replica serve *traffic* and the version answer as it does in the registry."""
-        replicas = wait_until_served(self.target, traffic, candidate=self.version, patience=self.patience)
+        replicas = self._served(traffic)
         verification.verify_pinned(self.target, replicas, self.sample, patience=self.patience)
         if self.lever.opened():
             verification.verify_choice(self.target, traffic, replicas, self.sample, patience=self.patience)
@@ -163,8 +177,28 @@ class Release:
         checked = self.stores.ledger.find(Kind.SERVING_CHECK, key)
         if checked is None:
             return self.note_check(traffic.generation, key=key, replicas=self.verify(traffic))
-        wait_until_served(self.target, traffic, candidate=self.version, patience=self.patience)
+        self._served(traffic)
         return checked
+
+    def _served(self, traffic: Traffic) -> Sequence[Replica]:
+        """
+        Wait until every live replica serves *traffic*.
+
+        :raises StillMovingError: It takes longer than a worker should be held, and there is still time.
+        """
+        in_one_go, waited = self.patience, 0.0
+        if self.comes_back and self.target.holds < self.patience:
+            in_one_go, waited = self.target.holds, self._age(traffic)
+        try:
+            return wait_until_served(self.target, traffic, candidate=self.version, patience=in_one_go, waited=waited)
+        except NotServedError as error:
+            if in_one_go < self.patience and (left := self.patience - self._age(traffic)) > 0:
+                raise StillMovingError(str(error), left) from error
+            raise
+
+    def _age(self, traffic: Traffic) -> float:
+        record = self.stores.ledger.find(Kind.TRAFFIC, f"{self.spec.name}:{traffic.generation}")
+        return seconds_since(record) if record else 0.0
 
     def skip_if_over(self, traffic: Traffic) -> None:
         """Raise NothingToDo if the settled record is promoted, or came about by a rollback."""

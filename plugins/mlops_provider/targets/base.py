@@ -48,9 +48,11 @@ class Target(Protocol):
     Something that serves one model and whose traffic can be moved.
 
     :ivar patience: Longest wait, in seconds, until what :meth:`apply` began is there.
+    :ivar holds: Longest part of it, in seconds, for which a task holds its worker before it comes back later.
     """
 
     patience: float
+    holds: float
 
     @property
     def model(self) -> str:

@@ -63,7 +63,7 @@ class SageMaker:
     :param poll_seconds: Shortest time between two looks at the endpoint.
     """
 
-    patience = 1800.0
+    patience, holds = 1800.0, 10.0
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ class Server:
     :param timeout: Longest wait for one answer, in seconds.
     """
 
-    patience = 60.0
+    patience = holds = 60.0
 
     def __init__(self, url: str, *, model: str, ledger: Ledger, token: str = "", timeout: float = 10.0) -> None:
         self.url = url.rstrip("/")
