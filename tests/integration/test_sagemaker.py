@@ -449,3 +449,10 @@ def test_an_address_that_cannot_be_used_is_refused(
 
     with pytest.raises(ConfigurationError, match=lacks):
         target_of(cloud.spec(), cloud.world.stores, address, settings=settings, sagemaker=cloud.api)
+
+
+def test_a_model_whose_log_needs_a_secret_is_refused(cloud: Cloud) -> None:
+    spec = cloud.spec(serving={"pseudonymise": ["flight"]})
+
+    with pytest.raises(ConfigurationError, match="declares pseudonyms for flight .* serve it with the bundled server"):
+        target_of(spec, cloud.world.stores, "sagemaker://test", settings=cloud.settings, sagemaker=cloud.api)

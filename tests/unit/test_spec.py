@@ -473,6 +473,7 @@ def test_digests_do_not_tell_how_the_work_is_done(declare: Declare) -> None:
     assert digests(resources={"train_segment": {"queue": "large", "pool": "training", "threads": 8}}) == before
     assert digests(chunk_rows=8192) == before
     assert digests(segments={"column": "origin", "at_once": 1}) == before
+    assert digests(serving={"sagemaker": {"instance_type": "ml.c5.large"}}) == before
     assert digests(segments={"column": "origin", "minimum_rows": 7})[0] != before[0]
     assert digests(look_back_hours=5)[0] != before[0]
 
