@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from mlops_provider.cli.main import main
 from mlops_provider.core.names import CUSTOM_ATTRIBUTES, Table
 from mlops_provider.core.references import TableRef
 from mlops_provider.exceptions import ConfigurationError, EvidenceError, RolloutRefusedError
@@ -171,6 +172,18 @@ def test_what_was_changed_is_not_served(
 def test_another_archive_than_was_deployed_is_not_served(unpacked: Path) -> None:
     with pytest.raises(EvidenceError, match="and 0123 was deployed: the package was exchanged"):
         opened(unpacked, "0123")
+
+
+def test_the_server_starts_with_no_other_package_than_was_deployed(
+    unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLOPS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MLOPS_SPOOL_DIR", str(tmp_path / "spool"))
+    monkeypatch.setenv("MLOPS_PACKAGE_DIGEST", "0123")
+
+    assert main(["serve", "--port", "0", "--package", str(unpacked)]) == 1
+
+    assert "0123 was deployed: the package was exchanged" in capsys.readouterr().err
 
 
 def test_a_version_without_a_passing_verdict_is_not_packed(world: World) -> None:
