@@ -260,4 +260,8 @@ def test_the_distance_that_rollouts_measure_is_that_of_the_report() -> None:
         as_of=AS_OF,
     )
 
-    assert wasserstein(one["temp"], other["temp"]) == pytest.approx(found.columns[0].score, rel=1e-9)
+    groups = [[[value] for value in rows["temp"]] for rows in (one, other)]
+    distance = wasserstein(*groups)
+    assert distance.value == pytest.approx(found.columns[0].score, rel=1e-9)
+    assert distance.low < distance.value < distance.high
+    assert distance == wasserstein(*groups)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlops_provider.adapters.distance import wasserstein
 from mlops_provider.core.guards import (
     AgreementGuard,
     Decision,
@@ -19,9 +21,11 @@ from mlops_provider.core.guards import (
     Soak,
     Verdict,
     decide,
+    deviation,
     judge,
 )
-from mlops_provider.core.latency import bucket, percentile
+from mlops_provider.core.latency import bucket, percentile, percentile_at_least
+from mlops_provider.core.metrics import Interval
 
 ERRORS = Guards(errors=ErrorGuard(0.01, 100))
 SOAK = Soak(seconds=60, wait_at_most=600, look_seconds=15, without_data="rollback")
@@ -111,24 +115,91 @@ def test_latency_needs_a_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "distance", "verdict"),
-    [(49, 0.1, "waiting"), (50, None, "waiting"), (50, 0.5, "passed"), (50, 0.51, "breached")],
+    ("rows", "distance", "verdict", "said"),
+    [
+        (24, Interval(0.1, 0, 0.2), "waiting", "48 predictions of each so far"),
+        (25, None, "waiting", "50 predictions of each so far"),
+        (25, Interval(0.5, 0.5, 0.6), "passed", "limit 0.5 (50 rows of each)."),
+        (25, Interval(0.7, 0.45, 0.9), "passed", "0.7000 standard deviations from the champion's, limit 0.5"),
+        (25, Interval(0.7, 0.45, 0.9), "passed", "(50 rows of each); it may be chance."),
+        (25, Interval(0.7, 0.51, 0.9), "breached", "limit 0.5 (50 rows of each)."),
+    ],
 )
-def test_predictions(rows: int, distance: float | None, verdict: Verdict) -> None:
+def test_predictions(rows: int, distance: Interval | None, verdict: Verdict, said: str) -> None:
     guards = Guards(predictions=PredictionGuard(0.5, 50))
-    candidate, champion = Observed(predictions=[0.5] * rows), Observed(predictions=[0.5] * 500)
+    candidate, champion = Observed(predictions=[[0.5, 0.4]] * rows), Observed(predictions=[[0.5]] * 500)
 
-    assert read(guards, candidate, champion, distance=distance).verdict == verdict
+    reading = read(guards, candidate, champion, distance=distance)
+
+    assert reading.verdict == verdict
+    assert said in reading.sentence
     assert read(guards, candidate, None).verdict == "not_judged"
 
 
-@pytest.mark.parametrize(("agreeing", "rows", "verdict"), [(9, 9, "waiting"), (9, 10, "passed"), (8, 10, "breached")])
-def test_agreement(agreeing: int, rows: int, verdict: Verdict) -> None:
+@pytest.mark.parametrize(
+    ("agreeing", "requests", "verdict", "said"),
+    [
+        (9, 9, "waiting", "9 rows so far, 10 are needed"),
+        (9, 10, "passed", "limit 90 %."),
+        (8, 10, "passed", "80 % of 10 rows within 0.05 of what was answered, limit 90 %; it may be chance."),
+        (800, 1000, "breached", "limit 90 %."),
+        (0, 10, "breached", "0 % of 10 rows"),
+    ],
+)
+def test_agreement(agreeing: int, requests: int, verdict: Verdict, said: str) -> None:
     guards = Guards(agreement=AgreementGuard(0.9, 0.05, 10))
-    pairs = [(0.5, 0.55 - 1e-9)] * agreeing + [(0.5, 0.56)] * (rows - agreeing)
+    pairs = [[(0.5, 0.55 - 1e-9)]] * agreeing + [[(0.5, 0.56)]] * (requests - agreeing)
 
-    assert read(guards, Observed(), Observed(), pairs=pairs, shadowed=True).verdict == verdict
+    reading = read(guards, Observed(), Observed(), pairs=pairs, shadowed=True)
+
+    assert reading.verdict == verdict
+    assert said in reading.sentence
     assert read(guards, Observed(), Observed(), pairs=pairs).verdict == "not_judged"
+
+
+def test_rows_that_disagree_together_are_as_little_proof_as_one() -> None:
+    apart = [(10, 10)] * 4 + [(0, 10)] * 16
+
+    assert deviation(apart) == pytest.approx(np.std([1] * 4 + [0] * 16, ddof=1) / np.sqrt(20))
+    assert deviation([(1, 1)] * 40 + [(0, 1)] * 160) < deviation(apart) / 3
+
+
+def test_a_percentile_that_few_latencies_tell_may_be_chance() -> None:
+    seen = Counter({bucket(20.0): 98, bucket(900.0): 2})
+    more = Counter({each: 50 * count for each, count in seen.items()})
+    few, many = (
+        Observed(sum(counts.values()), 0, percentile(counts, 0.99), percentile_at_least(counts, 0.99, deviations=3))
+        for counts in (seen, more)
+    )
+    champion = Observed(1000, 0, 25.0, 24.0)
+
+    for guard in (LatencyGuard(500, None, 100), LatencyGuard(None, 2, 100)):
+        by_chance, surely = (read(Guards(latency=guard), each, champion) for each in (few, many))
+        assert (by_chance.verdict, surely.verdict) == ("passed", "breached")
+        assert by_chance.sentence.endswith("it may be chance.")
+
+
+def test_equal_versions_are_seldom_taken_for_apart_though_rows_of_a_request_are_alike() -> None:
+    rng = np.random.default_rng(3)
+    limit = Guards(predictions=PredictionGuard(0.5, 100))
+
+    def asked(requests: int) -> list[list[float]]:
+        days = rng.normal(size=requests)
+        return [list(day + 0.3 * rng.normal(size=10)) for day in days]
+
+    def judged(apart: float) -> list[Reading]:
+        found = []
+        for _ in range(200):
+            before, new = asked(60), [[apart + each for each in request] for request in asked(12)]
+            distance = wasserstein(before, new)
+            found.append(read(limit, Observed(predictions=new), Observed(predictions=before), distance=distance))
+        return found
+
+    equal, unlike = judged(0.0), judged(2.5)
+
+    assert sum(each.value is not None and each.value > 0.5 for each in equal) > 10  # without the interval, all of these
+    assert sum(each.verdict == "breached" for each in equal) <= 2
+    assert all(each.verdict == "breached" for each in unlike)
 
 
 def reading(verdict: Verdict) -> Reading:

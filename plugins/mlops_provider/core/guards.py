@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from mlops_provider.core.metrics import number
+from mlops_provider.core.metrics import Interval, number
 from mlops_provider.core.names import WithoutData
 from mlops_provider.core.payload import Payload
 
 Verdict = Literal["passed", "breached", "waiting", "not_judged"]
 Action = Literal["go_on", "wait", "roll_back", "give_up"]
 
-_SURE = 3.0
-"""Standard deviations by which a share of errors has to be above its limit."""
+SURE = 3.0
+"""
+Standard deviations by which what was measured has to be beyond its limit.
+
+Guards look again and again, and one breach is final: of a version that is exactly as bad as it may be, one look in 700
+finds it worse.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +31,17 @@ class Observed:
     :param requests: Requests that it was to answer, those of a shadow included.
     :param errors: Requests among them that it did not answer: refused, failed, or too late.
     :param p99_ms: 99th percentile of the time until an answer, in milliseconds; None before the first.
-    :param predictions: The newest predictions, in units of the target.
-    :param pairs: The newest predictions of a shadow, each with what was answered to the same row.
+    :param p99_at_least_ms: What it surely is; None if a target tells the percentile only.
+    :param predictions: The newest predictions, in units of the target, those of a request together.
+    :param pairs: The newest predictions of a shadow, each with what was answered to the same row; likewise.
     """
 
     requests: int = 0
     errors: int = 0
     p99_ms: float | None = None
-    predictions: Sequence[float] = ()
-    pairs: Sequence[tuple[float, float]] = ()
+    p99_at_least_ms: float | None = None
+    predictions: Sequence[Sequence[float]] = ()
+    pairs: Sequence[Sequence[tuple[float, float]]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ class ErrorGuard(Payload):
 @dataclass(frozen=True, slots=True)
 class LatencyGuard(Payload):
     """
-    A version may not be slow.
+    A version may not be slow. Few latencies say little about a percentile: more is a breach if it can't be chance.
 
     :param p99_ms: Longest 99th percentile, in milliseconds.
     :param p99_ratio: Longest 99th percentile, as a multiple of the champion's at the same time.
@@ -82,7 +89,7 @@ class LatencyGuard(Payload):
 @dataclass(frozen=True, slots=True)
 class PredictionGuard(Payload):
     """
-    A version may not predict something else altogether than the champion.
+    A version may not predict something else altogether than the champion; more is a breach if it can't be chance.
 
     :param maximum: Largest Wasserstein distance between their predictions, in standard deviations of the champion's.
     :param minimum_rows: Predictions of each below which nothing is judged.
@@ -98,7 +105,8 @@ class PredictionGuard(Payload):
 @dataclass(frozen=True, slots=True)
 class AgreementGuard(Payload):
     """
-    A version has to agree with what was answered to the same rows, which it scores as a shadow.
+    A version has to agree with what was answered to the same rows, which it scores as a shadow; less is a breach if it
+    can't be chance.
 
     :param minimum: Share of the rows on which both agree, 0-1.
     :param within: Difference up to which two predictions agree, in units of the prediction.
@@ -167,18 +175,18 @@ def judge(
     candidate: Observed,
     champion: Observed | None,
     *,
-    distance: float | None = None,
+    distance: Interval | None = None,
     shadowed: bool = False,
-    pairs: Sequence[tuple[float, float]] = (),
+    pairs: Sequence[Sequence[tuple[float, float]]] = (),
 ) -> tuple[Reading, ...]:
     """
     Hold what was seen against every guard.
 
     :param candidate: The version on trial.
     :param champion: The version it replaces, in the same window; None if callers don't reach it any more.
-    :param distance: Between the two's predictions, in standard deviations; None if one has too few.
+    :param distance: Between the two's predictions, in standard deviations of the champion's; None without any.
     :param shadowed: Whether the two score the same rows.
-    :param pairs: Predictions of the two on the same row.
+    :param pairs: Predictions of the two on the same row, those of a request together.
     """
     found: list[Reading] = []
     if guards.errors:
@@ -217,10 +225,12 @@ def _latency(guard: LatencyGuard, candidate: Observed, champion: Observed | None
     if candidate.p99_ms is None or answered < guard.minimum_requests:
         return _waiting("latency", guard.p99_ms, answered, guard.minimum_requests, unit="answers")
     said = f"p99 is {candidate.p99_ms:,.1f} ms"
-    if guard.p99_ms is not None and candidate.p99_ms > guard.p99_ms:
+    at_least = candidate.p99_ms if candidate.p99_at_least_ms is None else candidate.p99_at_least_ms
+    if guard.p99_ms is not None and at_least > guard.p99_ms:
         return _judged("breached", *about, candidate.p99_ms, f"{said}, limit {guard.p99_ms:g} ms.")
     if guard.p99_ratio is None:
-        return _judged("passed", *about, candidate.p99_ms, f"{said}, limit {guard.p99_ms:g} ms.")
+        chance = _CHANCE if candidate.p99_ms > (guard.p99_ms or math.inf) else ""
+        return _judged("passed", *about, candidate.p99_ms, f"{said}, limit {guard.p99_ms:g} ms{chance}.")
     if champion is None or shadowed:
         verdict: Verdict = "not_judged" if guard.p99_ms is None else "passed"
         why = "a shadow waits in another line than callers" if shadowed else "there is no champion's to compare it with"
@@ -229,41 +239,55 @@ def _latency(guard: LatencyGuard, candidate: Observed, champion: Observed | None
         theirs = champion.requests - champion.errors
         return _waiting("latency", guard.p99_ms, theirs, guard.minimum_requests, unit="answers of the champion")
     limit = guard.p99_ratio * champion.p99_ms
-    verdict = "breached" if candidate.p99_ms > limit else "passed"
     said += f", {candidate.p99_ms / champion.p99_ms:.2f} times the champion's {champion.p99_ms:,.1f} ms"
+    verdict, chance = _beyond(limit, candidate.p99_ms, at_least)
     return _judged(
         verdict, "latency", limit, candidate.requests, guard.minimum_requests, candidate.p99_ms,
-        f"{said}, limit {guard.p99_ratio:g} times.",
+        f"{said}, limit {guard.p99_ratio:g} times{chance}.",
     )  # fmt: skip
 
 
 def _predictions(
-    guard: PredictionGuard, candidate: Observed, champion: Observed | None, distance: float | None
+    guard: PredictionGuard, candidate: Observed, champion: Observed | None, distance: Interval | None
 ) -> Reading:
+    sample = sum(map(len, candidate.predictions))
     if champion is None:
         return _judged(
-            "not_judged", "predictions", guard.maximum, len(candidate.predictions), guard.minimum_rows, None,
+            "not_judged", "predictions", guard.maximum, sample, guard.minimum_rows, None,
             "callers reach no champion to compare with.",
         )  # fmt: skip
-    sample = min(len(candidate.predictions), len(champion.predictions))
+    sample = min(sample, sum(map(len, champion.predictions)))
     about = ("predictions", guard.maximum, sample, guard.minimum_rows)
     if distance is None or sample < guard.minimum_rows:
         return _waiting(*about, unit="predictions of each")
-    verdict: Verdict = "breached" if distance > guard.maximum else "passed"
-    said = f"{number(distance)} standard deviations from the champion's, limit {guard.maximum:g}"
-    return _judged(verdict, *about, distance, f"{said} ({sample:,} rows of each).")
+    verdict, chance = _beyond(guard.maximum, distance.value, distance.low)
+    said = f"{number(distance.value)} standard deviations from the champion's, limit {guard.maximum:g}"
+    return _judged(verdict, *about, distance.value, f"{said} ({sample:,} rows of each){chance}.")
 
 
-def _agreement(guard: AgreementGuard, pairs: Sequence[tuple[float, float]], *, shadowed: bool) -> Reading:
-    about = ("agreement", guard.minimum, len(pairs), guard.minimum_rows)
+def _agreement(guard: AgreementGuard, pairs: Sequence[Sequence[tuple[float, float]]], *, shadowed: bool) -> Reading:
+    rows = sum(map(len, pairs))
+    about = ("agreement", guard.minimum, rows, guard.minimum_rows)
     if not shadowed:
         return _judged("not_judged", *about, None, "no rows are scored by both here; they were as a shadow.")
-    if len(pairs) < guard.minimum_rows:
+    if rows < guard.minimum_rows:
         return _waiting(*about, unit="rows")
-    share = sum(abs(one - other) <= guard.within for one, other in pairs) / len(pairs)
-    said = f"{percent(share)} of {len(pairs):,} rows within {guard.within:g} of what was answered"
-    verdict: Verdict = "breached" if share < guard.minimum else "passed"
-    return _judged(verdict, *about, share, f"{said}, limit {percent(guard.minimum)}.")
+    apart = [(sum(abs(one - other) > guard.within for one, other in request), len(request)) for request in pairs]
+    share = 1 - sum(count for count, _ in apart) / rows
+    verdict, chance = _beyond(1 - guard.minimum, 1 - share, 1 - share - SURE * deviation(apart))
+    said = f"{percent(share)} of {rows:,} rows within {guard.within:g} of what was answered"
+    return _judged(verdict, *about, share, f"{said}, limit {percent(guard.minimum)}{chance}.")
+
+
+def _beyond(limit: float, value: float, at_least: float) -> tuple[Verdict, str]:
+    """What a value says, of which is known what it surely is, and how a sentence about it ends."""
+    if at_least > limit + _ROUNDING:
+        return "breached", ""
+    return "passed", _CHANCE if value > limit + _ROUNDING else ""
+
+
+_CHANCE = "; it may be chance"
+_ROUNDING = 1e-9
 
 
 def _judged(  # noqa: PLR0917 - a row of readings is spelled as a row
@@ -350,16 +374,28 @@ def at_least(errors: int, requests: int) -> float:
     """
     Share of requests that surely fail: the lower end of Wilson's score interval, 0-1.
 
-    Guards look again and again, and one breach is final, so it is a wide one: of a version that fails exactly as often
-    as it may, one look in 700 finds more. Source: E. B. Wilson, Probable inference, the law of succession, and
-    statistical inference, 1927.
+    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, 1927.
 
     :param requests: At least 1.
     """
-    share, squared = errors / requests, _SURE**2
+    share, squared = errors / requests, SURE**2
     middle = share + squared / (2 * requests)
-    margin = _SURE * math.sqrt(share * (1 - share) / requests + squared / (4 * requests**2))
+    margin = SURE * math.sqrt(share * (1 - share) / requests + squared / (4 * requests**2))
     return max(0.0, (middle - margin) / (1 + squared / requests))
+
+
+def deviation(requests: Sequence[tuple[int, int]]) -> float:
+    """
+    Standard deviation of a share of rows that came in requests: rows of one request are alike, and say less together.
+
+    Source: W. G. Cochran, Sampling techniques, 3rd ed. (1977), section 9A.1: a ratio of cluster totals.
+
+    :param requests: Of each, how many of its rows count, and how many it has; at least one row in all.
+    """
+    rows = sum(size for _, size in requests)
+    share = sum(count for count, _ in requests) / rows
+    apart = sum((count - share * size) ** 2 for count, size in requests)
+    return math.sqrt(apart * len(requests) / max(len(requests) - 1, 1)) / rows
 
 
 def percent(share: float) -> str:

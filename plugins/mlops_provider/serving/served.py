@@ -280,10 +280,8 @@ class ServedModel:
             return
         tally = self.tallies.of(call.snapshot.generation, call.version.version)
         tally.count((time.perf_counter() - call.arrived) * 1000, failed=code != 200 or call.arm == Arm.FALLBACK)
-        if call.arm != Arm.FALLBACK:
-            tally.predictions.extend(call.predictions)
-        if call.arm == Arm.SHADOW:
-            tally.pairs.extend(zip(call.predictions, call.beside, strict=False))
+        if call.arm != Arm.FALLBACK and call.predictions:
+            tally.predicted(call.predictions, call.beside if call.arm == Arm.SHADOW else None)
 
     def _predicted(self, version: LoadedVersion, calls: Sequence[tuple[Call, Rows]]) -> Iterable[Scored]:
         """Give each call its predictions and the features they were made from; refuse those that can't be scored."""

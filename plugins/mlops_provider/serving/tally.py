@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
+from collections.abc import Sequence
 from typing import Any
 
 from mlops_provider.core.latency import bucket
 
 KEPT = 2000
-"""Newest predictions, and pairs of a shadow's, that are kept of a version."""
+"""Newest requests of which a version's predictions, or pairs of a shadow's, are kept."""
+KEPT_ROWS = 10
+"""Rows that are kept of each, spread over it: they are alike, and a large batch may not outvote other callers."""
 
 
 class Tally:
@@ -21,8 +24,8 @@ class Tally:
         self.requests = 0
         self.errors = 0
         self.latencies: Counter[int] = Counter()
-        self.predictions: deque[float] = deque(maxlen=KEPT)
-        self.pairs: deque[tuple[float, float]] = deque(maxlen=KEPT)
+        self.predictions: deque[Sequence[float]] = deque(maxlen=KEPT)
+        self.pairs: deque[Sequence[tuple[float, float]]] = deque(maxlen=KEPT)
 
     def count(self, milliseconds: float, *, failed: bool) -> None:
         """Count a request; the latency of one that failed says nothing."""
@@ -32,6 +35,17 @@ class Tally:
         else:
             self.latencies[bucket(milliseconds)] += 1
 
+    def predicted(self, predictions: Sequence[float], answered: Sequence[float] | None = None) -> None:
+        """
+        Keep what a request was answered.
+
+        :param answered: For a shadow, what its caller was answered in its place.
+        """
+        step = max(1, -(-len(predictions) // KEPT_ROWS))
+        self.predictions.append(predictions[::step])
+        if answered is not None:
+            self.pairs.append(list(zip(predictions[::step], answered[::step], strict=False)))
+
     def as_json(self) -> dict[str, Any]:
         """Everything, to be added to what other replicas saw."""
         return {
@@ -39,7 +53,7 @@ class Tally:
             "errors": self.errors,
             "latencies": {str(number): count for number, count in dict(self.latencies).items()},
             "predictions": list(self.predictions),
-            "pairs": [list(pair) for pair in list(self.pairs)],
+            "pairs": list(self.pairs),
         }
 
 

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from mlops_provider.adapters import distance
-from mlops_provider.core.guards import Decision, Observed, Reading, Soak, decide, judge
+from mlops_provider.core.guards import SURE, Decision, Observed, Reading, Soak, decide, judge
 from mlops_provider.steps.traffic import Lever, champion, seconds_since
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def readings(ledger: Ledger, target: Target, guards: Guards, traffic: Traffic, v
     in_shadow = [each for each in (version, other) if each in traffic.shadow]
     compared = other is not None and (traffic.split.get(other, 0) > 0 or other in traffic.shadow)
     before = seen.get(other, _NOTHING) if other is not None and compared else None
-    pairs = [*candidate.pairs, *((answered, shadow) for shadow, answered in (before.pairs if before else ()))]
+    pairs = [*candidate.pairs, *(before.pairs if before else ())]
     apart = None
     if guards.predictions and before and candidate.predictions and before.predictions:
-        apart = distance.wasserstein(before.predictions, candidate.predictions)
+        apart = distance.wasserstein(before.predictions, candidate.predictions, deviations=SURE)
     return judge(guards, candidate, before, distance=apart, shadowed=bool(in_shadow), pairs=pairs)
