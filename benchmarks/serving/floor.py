@@ -13,21 +13,19 @@ from typing import Any
 
 import numpy as np
 import uvicorn
-from scored import NUMBERS, WORDS, onnx
+from scored import onnx
 
 scorer = onnx(Path(sys.argv[1]))
+encoding = list(zip(scorer.columns, scorer.codes, strict=True))
 
 
 def predicted(body: bytes) -> bytes:
     """One prediction per row."""
     matrix = [
-        [
-            *(codes.get(record[name], -1.0) for name, codes in zip(WORDS, scorer.codes, strict=True)),
-            *(record[name] for name in NUMBERS),
-        ]
+        [record[name] if codes is None else codes.get(record[name], -1.0) for name, codes in encoding]
         for record in json.loads(body)["dataframe_records"]
     ]
-    values = scorer.session.run(["probabilities"], {"X": np.array(matrix, dtype=np.float32)})[0][:, 0]
+    values = scorer.predicted(np.array(matrix, dtype=np.float64))
     return json.dumps({"predictions": values.tolist()}).encode()
 
 

@@ -41,103 +41,71 @@ def fitted(seed: int = 0) -> Any:
     return estimator({}).fit(frame, late)
 
 
-def graph(pipeline: Any) -> bytes:
-    """
-    The trees of the pipeline as ONNX, over the matrix that :class:`Onnx` makes.
-
-    Written out, for skl2onnx does not work beside the protobuf that is installed here.
-    """
-    from onnx import TensorProto, checker, helper
-
-    trees = pipeline.named_steps["trees"]
-    nodes: dict[str, list[Any]] = {
-        name: []
-        for name in (
-            "treeids", "nodeids", "featureids", "values", "modes", "truenodeids", "falsenodeids",
-            "missing_value_tracks_true",
-        )
-    }  # fmt: skip
-    leaves: dict[str, list[Any]] = {name: [] for name in ("treeids", "nodeids", "ids", "weights")}
-    for tree, (predictor,) in enumerate(trees._predictors):  # noqa: SLF001 - the only place they are
-        for number, node in enumerate(predictor.nodes):
-            leaf = bool(node["is_leaf"])
-            row = (
-                tree, number, 0 if leaf else int(node["feature_idx"]), 0.0 if leaf else float(node["num_threshold"]),
-                "LEAF" if leaf else "BRANCH_LEQ", int(node["left"]), int(node["right"]),
-                int(node["missing_go_to_left"]),
-            )  # fmt: skip
-            for cells, cell in zip(nodes.values(), row, strict=True):
-                cells.append(cell)
-            if leaf:
-                for cells, cell in zip(leaves.values(), (tree, number, 0, float(node["value"])), strict=True):
-                    cells.append(cell)
-    base = float(trees._baseline_prediction.ravel()[0])  # noqa: SLF001
-    about = {f"nodes_{name}": cells for name, cells in nodes.items()}
-    about |= {f"target_{name}": cells for name, cells in leaves.items()}
-    made = helper.make_graph(
-        [
-            helper.make_node(
-                "TreeEnsembleRegressor", ["X"], ["raw"], domain="ai.onnx.ml", n_targets=1,
-                base_values=[base], **about,
-            ),
-            helper.make_node("Sigmoid", ["raw"], ["probabilities"]),
-        ],
-        "trees",
-        [helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, len(COLUMNS)])],
-        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, 1])],
-    )  # fmt: skip
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
-    model = helper.make_model(made, opset_imports=opsets, ir_version=9)
-    checker.check_model(model)
-    return bytes(model.SerializeToString())
-
-
-def dictionaries(pipeline: Any) -> list[list[str]]:
-    """The categories of each word column, in the order of their numbers."""
-    return [list(map(str, each)) for each in pipeline.named_steps["columns"].named_transformers_["words"].categories_]
-
-
 class Onnx:
-    """Words by dictionary, numbers as they are, then the trees in ONNX Runtime, on one thread."""
+    """
+    Words by dictionary, numbers as they are, then the trees in ONNX Runtime, on one thread.
 
-    def __init__(self, content: bytes, categories: list[list[str]]) -> None:
+    :param content: The graph as this project registers it; its metadata hold the dictionaries.
+    """
+
+    def __init__(self, content: bytes) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        self.codes = [{name: float(code) for code, name in enumerate(each)} for each in categories]
+        (about,) = self.session.get_modelmeta().custom_metadata_map.values()
+        slots = json.loads(about)["slots"]
+        self.columns = [slot["column"] for slot in slots]
+        self.codes = [dict(slot["codes"]) if "codes" in slot else None for slot in slots]
+        self.input, self.output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
 
     def __call__(self, columns: Any) -> Any:
         """Predict from one array of cells per column, shape (n_rows,)."""
-        matrix = np.empty((len(columns["carrier"]), len(COLUMNS)), dtype=np.float32)
-        for place, (name, codes) in enumerate(zip(WORDS, self.codes, strict=True)):
-            matrix[:, place] = [codes.get(cell, -1.0) for cell in columns[name]]
-        for place, name in enumerate(NUMBERS, start=len(WORDS)):
-            matrix[:, place] = columns[name]
-        return self.session.run(["probabilities"], {"X": matrix})[0][:, 0].astype(np.float64)
+        matrix = np.empty((len(columns["carrier"]), len(self.columns)))
+        for place, (name, codes) in enumerate(zip(self.columns, self.codes, strict=True)):
+            cells = columns[name]
+            matrix[:, place] = cells if codes is None else [codes.get(cell, -1.0) for cell in cells]
+        return self.predicted(matrix)
+
+    def predicted(self, matrix: Any) -> Any:
+        """Predict from the encoded cells, shape (n_rows, n_columns)."""
+        return self.session.run([self.output], {self.input: matrix})[0].reshape(-1)
 
 
 def make(folder: Path) -> None:
-    """Write what the servers load: the pipeline for the peers, the graph, and the requests."""
+    """Write what the servers load, the pipeline and its graph, and the requests in both protocols."""
     import joblib
 
-    pipeline = fitted()
+    from mlops_provider.adapters import conversion
+    from mlops_provider.core.columns import Column
+
+    pipeline, frame = fitted(), rows(2000, seed=7)
+    taken = [Column(name, "text" if name in WORDS else "number") for name in COLUMNS]
+    graph = conversion.converted(pipeline, taken, frame.head(1))
     joblib.dump(pipeline, folder / "pipeline.joblib")
-    (folder / "graph.onnx").write_bytes(graph(pipeline))
-    (folder / "categories.json").write_text(json.dumps(dictionaries(pipeline)))
-    frame = rows(2000, seed=7)
-    scorer = Onnx((folder / "graph.onnx").read_bytes(), dictionaries(pipeline))
-    difference = np.abs(
-        scorer({name: frame[name].to_numpy() for name in COLUMNS}) - pipeline.predict_proba(frame)[:, 1]
-    )
+    (folder / "scorer.onnx").write_bytes(graph)
+    difference = np.abs(Onnx(graph)({name: frame[name].to_numpy() for name in COLUMNS}) - _probabilities(pipeline, frame))
     print(f"ONNX against the pipeline: {difference.max():.1e} at most, {len(frame)} rows")
     plain = frame.astype(object).where(frame.notna(), None)
-    records = plain.to_dict(orient="records")
-    bodies = [json.dumps({"dataframe_records": [record]}) for record in records[:256]]
-    (folder / "records.txt").write_text("\n".join(bodies))
+    records = plain.to_dict(orient="records")[:256]
+    (folder / "records.txt").write_text("\n".join(json.dumps({"dataframe_records": [each]}) for each in records))
+    (folder / "tensors.txt").write_text("\n".join(json.dumps(_tensors(each)) for each in records))
+
+
+def _probabilities(pipeline: Any, frame: pd.DataFrame) -> Any:
+    return pipeline.predict_proba(frame)[:, 1]
+
+
+def _tensors(record: dict[str, Any]) -> dict[str, Any]:
+    """A row in the Open Inference Protocol, as MLServer takes it for a frame."""
+    inputs = [
+        {"name": name, "shape": [1, 1], "data": [cell], "datatype": "BYTES" if name in WORDS else "FP64"}
+        for name, cell in record.items()
+    ]
+    return {"parameters": {"content_type": "pd"}, "inputs": inputs}
 
 
 def onnx(folder: Path) -> Onnx:
     """Load what :func:`make` wrote."""
-    return Onnx((folder / "graph.onnx").read_bytes(), json.loads((folder / "categories.json").read_text()))
+    return Onnx((folder / "scorer.onnx").read_bytes())
