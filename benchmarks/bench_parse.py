@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from measure import ROOT, figure, machine
+from measure import ROOT, figure, machine, target
 
 OURS = """
 from datetime import UTC, datetime
@@ -127,6 +127,7 @@ def parsed(folder: Path, runs: int, bytecode: Path) -> list[dict[str, Any]]:
             [sys.executable, "-c", PARSE, str(folder)], env=environment, capture_output=True, text=True, check=True
         )
         answers.append(json.loads(run.stdout.strip().splitlines()[-1]))
+        print(f"  {folder.name}: {answers[-1]['cpu']:.2f} s of processor time", flush=True)
     return answers[1:]
 
 
@@ -142,7 +143,7 @@ def compared(count: int, runs: int) -> float:
         figure(f"{say}, CPU", [each["cpu"] for each in answers])
         figure(say, [each["seconds"] for each in answers])
     ratio = median(each["cpu"] for each in ours) / median(each["cpu"] for each in empty)
-    print(f"{count:,} models: {ratio:.2f} times empty operators (target 1.20 at most for 50)")
+    target(f"{count:,} models, times empty operators (the target is that of 50)", ratio, 1.2)
     print(f"{count:,} models: peak memory {ours[0]['megabytes']:,.0f} MB, empty {empty[0]['megabytes']:,.0f} MB")
     return ratio
 

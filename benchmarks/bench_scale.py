@@ -71,7 +71,9 @@ def prepared(place: Path, rows: int, chunk_rows: int) -> None:
 
 
 def _in_service(place: Path, january: pd.DataFrame) -> None:
+    from mlops_provider.adapters import conversion
     from mlops_provider.adapters.training import TRUSTED_TYPES
+    from mlops_provider.stores import model_files
 
     spec, stores = load_spec(place / "flight_delays/model.yaml"), opened(place, "model")
     nothing = spec.function("history")(january.head(0), None)
@@ -79,9 +81,11 @@ def _in_service(place: Path, january: pd.DataFrame) -> None:
     columns, late = list(spec.feature_columns), january["arr_delay"].to_numpy() > 15
     model = spec.function("estimator")({}).fit(known[columns], late)
     run_id = stores.registry.ensure_run(spec.name, "bench", name="bench", tags={})
-    stores.registry.log_model(
+    uri = stores.registry.log_model(
         run_id, model, example=known[columns].head(5), pip_requirements=["scikit-learn"], trusted_types=TRUSTED_TYPES
     )
+    graph = conversion.converted(model, stores.registry.columns(uri), known.head(1))
+    stores.registry.add_file(run_id, model_files.SCORER, graph)
     stores.registry.ensure_version(spec.name, run_id, tags={})
 
 

@@ -4,7 +4,7 @@ Our model server beside a floor and beside its peers: one process on one core, 6
 Ours has everything on: prediction log, a split between two versions, a token. The floor parses, predicts with the same
 ONNX model and answers, and does nothing else. `overload` asks ours for ten times as much, each caller waiting 250 ms.
 The peers batch, if they can, as their documentation advises, in environments of their own that this makes; each serves
-the pipeline and the same ONNX model, without a log or a token. All take turns for three rounds; the medians are compared.
+the pipeline and the same ONNX model, without a log or a token. All take turns for three rounds, and medians are compared.
 
 `SERVING_SECONDS=3 SERVING_ROUNDS=1` is a quick look; `SERVING_ONLY=ours-onnx,floor` measures only these;
 `SERVING_FOLDER` keeps models and environments for the next time.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -103,6 +104,7 @@ CASES = {
     "mlflow-onnx": _mlflow("onnx"),
     "mlflow-pipeline": _mlflow("pipeline"),
 }
+_NUMBER = re.compile(r"\d\.\d+(?:e-\d+)?")
 PEERS = ("litserve", "bentoml", "mlserver", "mlflow")
 
 
@@ -124,7 +126,8 @@ def measured(name: str, folder: Path) -> dict[str, Any]:
         )
     try:
         url, bodies = f"http://127.0.0.1:{port}{case.path}", folder / case.bodies
-        _wait(url, bodies.read_bytes().splitlines()[0], server)
+        expected = float((folder / "expected.txt").read_text())
+        _wait(url, bodies.read_bytes().splitlines()[0], expected, server)
         before = _megabytes(server.pid)
         loading = [
             "taskset", "-c", "1", sys.executable, str(HERE / "load.py"), url, str(bodies),
@@ -162,16 +165,20 @@ def _megabytes(pid: int) -> int:
     return sum(each.memory_full_info().pss for each in (process, *process.children(recursive=True))) // 2**20
 
 
-def _wait(url: str, body: bytes, server: subprocess.Popen) -> None:
+def _wait(url: str, body: bytes, expected: float, server: subprocess.Popen[bytes]) -> None:
+    """Wait until it answers, and answers right: the protocols differ, but the probability comes last in each."""
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}
     for _ in range(600):
         if server.poll() is not None:
             raise SystemExit(f"The server ended: {server.returncode}")
         try:
-            urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=5).read()
-            return
+            answer = urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=5).read().decode()
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
+            continue
+        if abs(float(_NUMBER.findall(answer)[-1]) - expected) > 1e-6:
+            raise SystemExit(f"It answers {answer}, not {expected}.")
+        return
     raise SystemExit("The server did not answer within two minutes.")
 
 
@@ -181,7 +188,9 @@ def compared(rounds: dict[str, list[dict[str, Any]]]) -> None:
     found = {
         name: {each: median(_number(told[each]) for told in runs) for each in names} for name, runs in rounds.items()
     }
-    print(f"\n{'median':<18}{'requests/s':>12}{'p50 ms':>10}{'p99 ms':>10}{'CPU us/request':>16}{'MB':>7}   refused, lost")
+    print(
+        f"\n{'median':<18}{'requests/s':>12}{'p50 ms':>10}{'p99 ms':>10}{'CPU us/request':>16}{'MB':>7}   refused, lost"
+    )
     for name, each in found.items():
         refused = sum(sum(told["statuses"].values()) - told["statuses"].get("200", 0) for told in rounds[name])
         lost = sum(told["lost"] for told in rounds[name])
@@ -223,7 +232,7 @@ if __name__ == "__main__":
 
     given = os.environ.get("SERVING_FOLDER")
     place = Path(given or tempfile.mkdtemp(prefix="mlops-serving-"))
-    if not (place / "tensors.txt").exists():
+    if not (place / "expected.txt").exists():
         scored.make(place)
     print(machine())
     print(f"{load()} at the begin", flush=True)

@@ -1,8 +1,8 @@
 """
 `mlflow models serve`, one worker: `python peer_mlflow.py FOLDER PORT pipeline|onnx`.
 
-The pipeline is saved as MLflow's scikit-learn flavour. Its ONNX flavour takes one matrix of numbers and no words, so the
-graph is a model of MLflow's general flavour, whose code is this file.
+The pipeline is saved as MLflow's scikit-learn flavour. Its ONNX flavour takes one matrix of numbers and no words, so
+the graph is a model of MLflow's general flavour, whose code is this file.
 """
 
 from __future__ import annotations
@@ -59,6 +59,6 @@ if __name__ == "__main__":
     command = ["mlflow", "models", "serve", "--model-uri", str(saved(Path(sys.argv[1]), sys.argv[3]))]
     command += ["--host", "127.0.0.1", "--port", sys.argv[2], "--workers", "1", "--env-manager", "local"]
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # it starts its server by name
-    os.execv(Path(sys.executable).parent / "mlflow", command)  # noqa: S606
+    os.execv(Path(sys.executable).parent / "mlflow", command)
 else:
     mlflow.models.set_model(Flights())

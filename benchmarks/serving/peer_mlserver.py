@@ -63,4 +63,4 @@ def _free_port() -> int:
 if __name__ == "__main__":
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)
     settings = written(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
-    os.execv(Path(sys.executable).parent / "mlserver", ["mlserver", "start", str(settings)])  # noqa: S606
+    os.execv(Path(sys.executable).parent / "mlserver", ["mlserver", "start", str(settings)])

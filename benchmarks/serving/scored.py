@@ -74,7 +74,7 @@ class Onnx:
 
 
 def make(folder: Path) -> None:
-    """Write what the servers load, the pipeline and its graph, and the requests in both protocols."""
+    """Write what the servers load, the requests in both protocols, and what the first one must be answered."""
     import joblib
 
     from mlops_provider.adapters import conversion
@@ -85,8 +85,10 @@ def make(folder: Path) -> None:
     graph = conversion.converted(pipeline, taken, frame.head(1))
     joblib.dump(pipeline, folder / "pipeline.joblib")
     (folder / "scorer.onnx").write_bytes(graph)
-    difference = np.abs(Onnx(graph)({name: frame[name].to_numpy() for name in COLUMNS}) - _probabilities(pipeline, frame))
+    answers = Onnx(graph)({name: frame[name].to_numpy() for name in COLUMNS})
+    difference = np.abs(answers - _probabilities(pipeline, frame))
     print(f"ONNX against the pipeline: {difference.max():.1e} at most, {len(frame)} rows")
+    (folder / "expected.txt").write_text(str(_probabilities(pipeline, frame.head(1))[0]))
     plain = frame.astype(object).where(frame.notna(), None)
     records = plain.to_dict(orient="records")[:256]
     (folder / "records.txt").write_text("\n".join(json.dumps({"dataframe_records": [each]}) for each in records))
