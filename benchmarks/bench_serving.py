@@ -4,7 +4,7 @@ Our model server beside a floor and beside its peers: one process on one core, 6
 Ours has everything on: prediction log, a split between two versions, a token. The floor parses, predicts with the same
 ONNX model and answers, and does nothing else. `overload` asks ours for ten times as much, each caller waiting 250 ms.
 The peers batch, if they can, as their documentation advises, in environments of their own that this makes; each serves
-the pipeline and the same ONNX model, without a log or a token. All take turns for three rounds, and medians are compared.
+the pipeline and the same ONNX model, without a log or a token. All take turns for three rounds; medians are compared.
 
 `SERVING_SECONDS=3 SERVING_ROUNDS=1` is a quick look; `SERVING_ONLY=ours-onnx,floor` measures only these;
 `SERVING_FOLDER` keeps models and environments for the next time.
