@@ -12,6 +12,7 @@ the pipeline and the same ONNX model, without a log or a token. All take turns f
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -139,10 +140,10 @@ def measured(name: str, folder: Path) -> dict[str, Any]:
         return told
     finally:
         server.send_signal(signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)  # some leave workers behind, which would take the next one's core
 
 
 def _python(name: str, case: Case, folder: Path) -> Path:
