@@ -231,10 +231,11 @@ def every(names: Iterable[str], folder: Path) -> dict[str, list[dict[str, Any]]]
 if __name__ == "__main__":
     import scored
 
-    given = os.environ.get("SERVING_FOLDER")
-    place = Path(given or tempfile.mkdtemp(prefix="mlops-serving-"))
-    if not (place / "expected.txt").exists():
-        scored.make(place)
-    print(machine())
-    print(f"{load()} at the begin", flush=True)
-    compared(every(os.environ.get("SERVING_ONLY", ",".join(CASES)).split(","), place))
+    with contextlib.ExitStack() as stack:
+        given = os.environ.get("SERVING_FOLDER")
+        place = Path(given or stack.enter_context(tempfile.TemporaryDirectory(prefix="mlops-serving-")))
+        if not (place / "expected.txt").exists():
+            scored.make(place)
+        print(machine())
+        print(f"{load()} at the begin", flush=True)
+        compared(every(os.environ.get("SERVING_ONLY", ",".join(CASES)).split(","), place))
