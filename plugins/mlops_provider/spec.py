@@ -150,7 +150,7 @@ class ModelSpec(Declared):
     @property
     def rollout_policy(self) -> RolloutPolicy:
         """How traffic moves to a new version."""
-        return self.rollout.policy()
+        return self.rollout.policy(self.gate.primary, self.task.performance_drop)
 
     @property
     def gate_policy(self) -> GatePolicy:
@@ -295,12 +295,7 @@ def _gate_problems(spec: ModelSpec) -> Iterator[Problem]:
 def _task_problems(spec: ModelSpec) -> Iterator[Problem]:
     """Yield metrics and measures that do not fit what is predicted."""
     task, gate = spec.task, spec.gate
-    named: list[tuple[tuple[str | int, ...], str]] = [(("gate", "primary"), gate.primary)]
-    named += [(("gate", "limits", index, "metric"), limit.metric) for index, limit in enumerate(gate.limits)]
-    for name, bound in (("slice_floor", gate.slice_floor), ("slice_ceiling", gate.slice_ceiling)):
-        if bound:
-            named.append((("gate", name, "metric"), bound.metric))
-    for place, metric in named:
+    for place, metric in _named_metrics(spec):
         if metric not in task.metrics:
             yield place, f"expected a metric of a {task.name} target: {', '.join(task.metrics)}; got {metric!r}."
     for index, column in enumerate(spec.serving.pseudonymise):
@@ -316,6 +311,19 @@ def _task_problems(spec: ModelSpec) -> Iterator[Problem]:
                 ("gate", "fairness", index, "measure"),
                 f"expected a measure of a {task.name} target: {', '.join(measures)}; got {limit.measure!r}.",
             )
+
+
+def _named_metrics(spec: ModelSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield each metric that something is judged by, and its place."""
+    gate = spec.gate
+    yield ("gate", "primary"), gate.primary
+    for index, limit in enumerate(gate.limits):
+        yield ("gate", "limits", index, "metric"), limit.metric
+    for name, bound in (("slice_floor", gate.slice_floor), ("slice_ceiling", gate.slice_ceiling)):
+        if bound:
+            yield ("gate", name, "metric"), bound.metric
+    if (guard := spec.rollout.guards.performance) and guard.metric:
+        yield ("rollout", "guards", "performance", "metric"), guard.metric
 
 
 def _file_problems(spec: ModelSpec) -> Iterator[Problem]:

@@ -28,7 +28,7 @@ from mlops_provider.core.retrain import Drop, RetrainPolicy
 from mlops_provider.exceptions import MissingPartitionError
 
 if TYPE_CHECKING:
-    from mlops_provider.core.guards import Guards
+    from mlops_provider.core.guards import Guards, PerformanceGuard
     from mlops_provider.core.rollout import RolloutPolicy
     from mlops_provider.core.serving import ServingPolicy
 
@@ -75,6 +75,12 @@ def _tolerance(given: object) -> float | str | None:
     if given is None or (isinstance(given, str) and re.fullmatch(r"\d+(\.\d+)? ?%", given)):
         return given
     raise ValueError(f"expected a number from 0, or a percentage such as '10 %', got {given!r}.")
+
+
+def _dropped(declared: float | str | None) -> Drop | None:
+    if isinstance(declared, str):
+        return Drop(float(declared.removesuffix("%")) / 100, relative=True)
+    return None if declared is None else Drop(declared)
 
 
 def _quantity(text: str) -> str:
@@ -427,6 +433,28 @@ class AgreementGuardSpec(Declared):
     minimum_rows: Count = 200
 
 
+class PerformanceGuardSpec(Declared):
+    """
+    See :class:`mlops_provider.core.guards.PerformanceGuard`.
+
+    :param metric: By default the primary metric of the gate.
+    :param drop: A number, in units of the metric, or a text such as "10 %", of the champion's score. By default 0.02
+        for a binary target, 10 % for a regression.
+    """
+
+    metric: Text | None = None
+    drop: Annotated[float | str | None, PlainValidator(_tolerance)] = None
+    limit: float | None = None
+    minimum_labels: Annotated[int, Field(ge=2)] = 200
+
+    def policy(self, primary: str, usual_drop: Drop) -> PerformanceGuard:
+        """Return it as the rollout takes it."""
+        from mlops_provider.core.guards import PerformanceGuard
+
+        drop = _dropped(self.drop) or usual_drop
+        return PerformanceGuard(self.metric or primary, drop, self.limit, self.minimum_labels)
+
+
 class GuardsSpec(Declared):
     """What is watched while traffic moves; see :class:`mlops_provider.core.guards.Guards`."""
 
@@ -434,14 +462,20 @@ class GuardsSpec(Declared):
     latency: LatencyGuardSpec | None = None
     predictions: PredictionGuardSpec | None = None
     agreement: AgreementGuardSpec | None = None
+    performance: PerformanceGuardSpec | None = None
 
     @model_validator(mode="after")
     def _some(self) -> Self:
-        self.policy()
+        self.policy("", Drop(0.0))
         return self
 
-    def policy(self) -> Guards:
-        """Return it as the rollout takes it."""
+    def policy(self, primary: str, usual_drop: Drop) -> Guards:
+        """
+        Return it as the rollout takes it.
+
+        :param primary: Metric of live performance if none is declared.
+        :param usual_drop: Loss of it that is tolerated if none is declared.
+        """
         # Imported here, like all that only a loaded model.yaml needs: DAG files load no more modules than they must.
         from mlops_provider.core.guards import AgreementGuard, ErrorGuard, Guards, LatencyGuard, PredictionGuard
 
@@ -450,6 +484,7 @@ class GuardsSpec(Declared):
             latency=LatencyGuard(**self.latency.model_dump()) if self.latency else None,
             predictions=PredictionGuard(**self.predictions.model_dump()) if self.predictions else None,
             agreement=AgreementGuard(**self.agreement.model_dump()) if self.agreement else None,
+            performance=self.performance.policy(primary, usual_drop) if self.performance else None,
         )
 
 
@@ -489,13 +524,13 @@ class RolloutSpec(Declared):
         check_steps(self.steps)
         return self
 
-    def policy(self) -> RolloutPolicy:
-        """Return it as the rollout takes it."""
+    def policy(self, primary: str, usual_drop: Drop) -> RolloutPolicy:
+        """Return it as the rollout takes it; see :meth:`GuardsSpec.policy`."""
         from mlops_provider.core.guards import Soak
         from mlops_provider.core.rollout import RolloutPolicy
 
         soak = Soak(self.soak_seconds, self.wait_at_most_seconds, self.look_seconds, self.without_data)
-        return RolloutPolicy(self.strategy, self.steps, soak, self.guards.policy())
+        return RolloutPolicy(self.strategy, self.steps, soak, self.guards.policy(primary, usual_drop))
 
 
 class SageMakerSpec(Declared):
@@ -586,12 +621,9 @@ class RetrainSpec(Declared):
 
         :param usual_drop: Loss that is tolerated if none is declared.
         """
-        return RetrainPolicy(**(self.model_dump() | {"performance_drop": self._drop() or usual_drop}))
-
-    def _drop(self) -> Drop | None:
-        if isinstance(self.performance_drop, str):
-            return Drop(float(self.performance_drop.removesuffix("%")) / 100, relative=True)
-        return None if self.performance_drop is None else Drop(self.performance_drop)
+        return RetrainPolicy(
+            **(self.model_dump() | {"performance_drop": _dropped(self.performance_drop) or usual_drop})
+        )
 
 
 class ApprovalSpec(Declared):

@@ -362,7 +362,7 @@ def test_who_asks_for_the_state_of_a_rollout_moves_nothing(cloud: Cloud) -> None
     target = cloud.serving_one()
     cloud.world.settle({"1": 100, "2": 0}, settled=False)  # nobody applied it
 
-    seen = [rollouts.status(cloud.spec(), cloud.world.ledger, target=target).replicas for _ in range(3)]
+    seen = [rollouts.status(cloud.spec(), cloud.world.stores, target=target).replicas for _ in range(3)]
 
     assert [(each.generation, each.versions, each.error) for (each,) in seen] == [(1, ("1",), "")] * 3
     assert cloud.service.calls == []

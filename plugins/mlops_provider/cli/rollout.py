@@ -26,7 +26,7 @@ def status(arguments: argparse.Namespace) -> int:
     from mlops_provider.steps import rollouts
 
     spec, stores, target = opened(arguments.model)
-    print("\n".join(described(spec, rollouts.status(spec, stores.ledger, target=target))))
+    print("\n".join(described(spec, rollouts.status(spec, stores, target=target))))
     return 0
 
 

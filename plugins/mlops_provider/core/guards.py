@@ -10,17 +10,30 @@ from typing import Literal
 from mlops_provider.core.metrics import Interval, number
 from mlops_provider.core.names import WithoutData
 from mlops_provider.core.payload import Payload
+from mlops_provider.core.performance import Performance, PerformanceGuard, performance
+from mlops_provider.core.readings import SURE, Reading, Verdict, judged, percent, waiting
 
-Verdict = Literal["passed", "breached", "waiting", "not_judged"]
+# What guards say is part of their vocabulary: one import gives both.
+__all__ = [
+    "SURE",
+    "AgreementGuard",
+    "Decision",
+    "ErrorGuard",
+    "Guards",
+    "LatencyGuard",
+    "Observed",
+    "PerformanceGuard",
+    "PredictionGuard",
+    "Reading",
+    "Soak",
+    "Verdict",
+    "at_least",
+    "decide",
+    "deviation",
+    "judge",
+]
+
 Action = Literal["go_on", "wait", "roll_back", "give_up"]
-
-SURE = 3.0
-"""
-Standard deviations by which what was measured has to be beyond its limit.
-
-Guards look again and again, and one breach is final: of a version that is exactly as bad as it may be, one look in 700
-finds it worse.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +143,7 @@ class Guards(Payload):
     latency: LatencyGuard | None = None
     predictions: PredictionGuard | None = None
     agreement: AgreementGuard | None = None
+    performance: PerformanceGuard | None = None
 
     def __post_init__(self) -> None:
         if not self.declared:
@@ -149,27 +163,6 @@ class Guards(Payload):
         return tuple(f"{name}: {getattr(self, name)}" for name in self.declared)
 
 
-@dataclass(frozen=True, slots=True)
-class Reading(Payload):
-    """
-    What one guard made of what was seen.
-
-    :param value: What was measured; None without a sample.
-    :param limit: What it is held against.
-    :param sample: Requests or rows that were seen.
-    :param minimum: How many it takes.
-    :param sentence: The same for a person.
-    """
-
-    guard: str
-    verdict: Verdict
-    value: float | None
-    limit: float | None
-    sample: int
-    minimum: int
-    sentence: str
-
-
 def judge(
     guards: Guards,
     candidate: Observed,
@@ -178,6 +171,7 @@ def judge(
     distance: Interval | None = None,
     shadowed: bool = False,
     pairs: Sequence[Sequence[tuple[float, float]]] = (),
+    known: Performance | None = None,
 ) -> tuple[Reading, ...]:
     """
     Hold what was seen against every guard.
@@ -187,6 +181,7 @@ def judge(
     :param distance: Between the two's predictions, in standard deviations of the champion's; None without any.
     :param shadowed: Whether the two score the same rows.
     :param pairs: Predictions of the two on the same row, those of a request together.
+    :param known: What is known of predictions whose outcomes were told.
     """
     found: list[Reading] = []
     if guards.errors:
@@ -197,51 +192,53 @@ def judge(
         found.append(_predictions(guards.predictions, candidate, champion, distance))
     if guards.agreement:
         found.append(_agreement(guards.agreement, pairs, shadowed=shadowed))
+    if guards.performance:
+        found.append(performance(guards.performance, known or Performance()))
     return tuple(found)
 
 
 def _errors(guard: ErrorGuard, candidate: Observed, champion: Observed | None) -> Reading:
     about = ("errors", guard.maximum, candidate.requests, guard.minimum_requests)
     if candidate.requests < guard.minimum_requests:
-        return _waiting(*about, unit="requests")
+        return waiting(*about, unit="requests")
     share, shown = candidate.errors / candidate.requests, at_least(candidate.errors, candidate.requests)
     said = f"{candidate.errors:,} of {candidate.requests:,} requests failed ({percent(share)})"
     said += f", limit {percent(guard.maximum)}"
     if share <= guard.maximum:
-        return _judged("passed", *about, share, f"{said}.")
+        return judged("passed", *about, share, f"{said}.")
     if champion and champion.requests >= guard.minimum_requests:
         theirs = champion.errors / champion.requests
         if theirs >= shown:
-            return _judged("passed", *about, share, f"{said}; the champion's fail as often ({percent(theirs)}).")
+            return judged("passed", *about, share, f"{said}; the champion's fail as often ({percent(theirs)}).")
         said += f"; of the champion's {percent(theirs)}"
     if shown <= guard.maximum:
-        return _judged("passed", *about, share, f"{said}; so few may be chance.")
-    return _judged("breached", *about, share, f"{said}.")
+        return judged("passed", *about, share, f"{said}; so few may be chance.")
+    return judged("breached", *about, share, f"{said}.")
 
 
 def _latency(guard: LatencyGuard, candidate: Observed, champion: Observed | None, *, shadowed: bool) -> Reading:
     about = ("latency", guard.p99_ms, candidate.requests, guard.minimum_requests)
     answered = candidate.requests - candidate.errors
     if candidate.p99_ms is None or answered < guard.minimum_requests:
-        return _waiting("latency", guard.p99_ms, answered, guard.minimum_requests, unit="answers")
+        return waiting("latency", guard.p99_ms, answered, guard.minimum_requests, unit="answers")
     said = f"p99 is {candidate.p99_ms:,.1f} ms"
     at_least = candidate.p99_ms if candidate.p99_at_least_ms is None else candidate.p99_at_least_ms
     if guard.p99_ms is not None and at_least > guard.p99_ms:
-        return _judged("breached", *about, candidate.p99_ms, f"{said}, limit {guard.p99_ms:g} ms.")
+        return judged("breached", *about, candidate.p99_ms, f"{said}, limit {guard.p99_ms:g} ms.")
     if guard.p99_ratio is None:
         chance = _CHANCE if candidate.p99_ms > (guard.p99_ms or math.inf) else ""
-        return _judged("passed", *about, candidate.p99_ms, f"{said}, limit {guard.p99_ms:g} ms{chance}.")
+        return judged("passed", *about, candidate.p99_ms, f"{said}, limit {guard.p99_ms:g} ms{chance}.")
     if champion is None or shadowed:
         verdict: Verdict = "not_judged" if guard.p99_ms is None else "passed"
         why = "a shadow waits in another line than callers" if shadowed else "there is no champion's to compare it with"
-        return _judged(verdict, *about, candidate.p99_ms, f"{said}; {why}.")
+        return judged(verdict, *about, candidate.p99_ms, f"{said}; {why}.")
     if champion.p99_ms is None or champion.requests - champion.errors < guard.minimum_requests:
         theirs = champion.requests - champion.errors
-        return _waiting("latency", guard.p99_ms, theirs, guard.minimum_requests, unit="answers of the champion")
+        return waiting("latency", guard.p99_ms, theirs, guard.minimum_requests, unit="answers of the champion")
     limit = guard.p99_ratio * champion.p99_ms
     said += f", {candidate.p99_ms / champion.p99_ms:.2f} times the champion's {champion.p99_ms:,.1f} ms"
     verdict, chance = _beyond(limit, candidate.p99_ms, at_least)
-    return _judged(
+    return judged(
         verdict, "latency", limit, candidate.requests, guard.minimum_requests, candidate.p99_ms,
         f"{said}, limit {guard.p99_ratio:g} times{chance}.",
     )  # fmt: skip
@@ -252,31 +249,31 @@ def _predictions(
 ) -> Reading:
     sample = sum(map(len, candidate.predictions))
     if champion is None:
-        return _judged(
+        return judged(
             "not_judged", "predictions", guard.maximum, sample, guard.minimum_rows, None,
             "callers reach no champion to compare with.",
         )  # fmt: skip
     sample = min(sample, sum(map(len, champion.predictions)))
     about = ("predictions", guard.maximum, sample, guard.minimum_rows)
     if distance is None or sample < guard.minimum_rows:
-        return _waiting(*about, unit="predictions of each")
+        return waiting(*about, unit="predictions of each")
     verdict, chance = _beyond(guard.maximum, distance.value, distance.low)
     said = f"{number(distance.value)} standard deviations from the champion's, limit {guard.maximum:g}"
-    return _judged(verdict, *about, distance.value, f"{said} ({sample:,} rows of each){chance}.")
+    return judged(verdict, *about, distance.value, f"{said} ({sample:,} rows of each){chance}.")
 
 
 def _agreement(guard: AgreementGuard, pairs: Sequence[Sequence[tuple[float, float]]], *, shadowed: bool) -> Reading:
     rows = sum(map(len, pairs))
     about = ("agreement", guard.minimum, rows, guard.minimum_rows)
     if not shadowed:
-        return _judged("not_judged", *about, None, "no rows are scored by both here; they were as a shadow.")
+        return judged("not_judged", *about, None, "no rows are scored by both here; they were as a shadow.")
     if rows < guard.minimum_rows:
-        return _waiting(*about, unit="rows")
+        return waiting(*about, unit="rows")
     apart = [(sum(abs(one - other) > guard.within for one, other in request), len(request)) for request in pairs]
     share = 1 - sum(count for count, _ in apart) / rows
     verdict, chance = _beyond(1 - guard.minimum, 1 - share, 1 - share - SURE * deviation(apart))
     said = f"{percent(share)} of {rows:,} rows within {guard.within:g} of what was answered"
-    return _judged(verdict, *about, share, f"{said}, limit {percent(guard.minimum)}{chance}.")
+    return judged(verdict, *about, share, f"{said}, limit {percent(guard.minimum)}{chance}.")
 
 
 def _beyond(limit: float, value: float, at_least: float) -> tuple[Verdict, str]:
@@ -288,18 +285,6 @@ def _beyond(limit: float, value: float, at_least: float) -> tuple[Verdict, str]:
 
 _CHANCE = "; it may be chance"
 _ROUNDING = 1e-9
-
-
-def _judged(  # noqa: PLR0917 - a row of readings is spelled as a row
-    verdict: Verdict, guard: str, limit: float | None, sample: int, minimum: int, value: float | None, said: str
-) -> Reading:
-    return Reading(guard, verdict, value, limit, sample, minimum, f"{guard}: {said}")
-
-
-def _waiting(guard: str, limit: float | None, sample: int, minimum: int, *, unit: str) -> Reading:
-    return Reading(
-        guard, "waiting", None, limit, sample, minimum, f"{guard}: {sample:,} {unit} so far, {minimum:,} are needed."
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,8 +381,3 @@ def deviation(requests: Sequence[tuple[int, int]]) -> float:
     share = sum(count for count, _ in requests) / rows
     apart = sum((count - share * size) ** 2 for count, size in requests)
     return math.sqrt(apart * len(requests) / max(len(requests) - 1, 1)) / rows
-
-
-def percent(share: float) -> str:
-    """Write a share for a sentence: ``1.5 %``."""
-    return f"{100 * share:.3g} %"

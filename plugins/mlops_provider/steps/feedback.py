@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -24,17 +25,21 @@ _COUNTED = (Arm.SPLIT, Arm.PINNED)
 """Arms whose rows callers were answered with by a model; a fallback is no model's, a shadow's answer nobody saw."""
 
 
-def told(spec: ModelSpec, stores: Stores) -> pd.DataFrame:
+def told(spec: ModelSpec, stores: Stores, *, since: datetime | None = None) -> pd.DataFrame:
     """
     Read the outcome log: what is known of each entity or row now, which is what was observed last.
 
+    :param since: Moment from which on it was received; all of it by default.
     :return: ``request_id``, ``row``, ``keys``, ``outcome``, ``observed_at``; no rows if nobody told anything.
     """
     uri = stores.tables.uri(spec.name, Table.OUTCOME_LOG)
     columns = [*_ROW, _ENTITY, "outcome", "observed_at", "received_at"]
     if stores.tables.version(uri) is None:
         return pd.DataFrame({name: [] for name in columns[:-1]})
-    found = stores.tables.read(uri, columns=columns).sort_values(["observed_at", "received_at"], kind="stable")
+    received = ("received_at", since) if since else None
+    found = stores.tables.read(uri, columns=columns, since=received).sort_values(
+        ["observed_at", "received_at"], kind="stable"
+    )
     return found.drop_duplicates([*_ROW, _ENTITY], keep="last").drop(columns="received_at").reset_index(drop=True)
 
 
@@ -132,22 +137,22 @@ def online(spec: ModelSpec, stores: Stores, month: str) -> Mapping[str, Any] | N
     log = log[(log["answered_at"] >= partitions.start(month)) & (log["answered_at"] < partitions.end(month))]
     if log.empty:
         return None
-    joined = _joined(log, known)
-    delays = (joined["observed_at"] - joined["answered_at"]).dt.total_seconds() / 3600
+    labelled = joined(log, known)
+    delays = (labelled["observed_at"] - labelled["answered_at"]).dt.total_seconds() / 3600
     return {
         "answered": len(log),
-        "rows": len(joined),
-        "coverage": len(joined) / len(log),
-        "median_delay_hours": round(float(delays.median()), 3) if len(joined) else None,
-        **_scored(spec, joined),
+        "rows": len(labelled),
+        "coverage": len(labelled) / len(log),
+        "median_delay_hours": round(float(delays.median()), 3) if len(labelled) else None,
+        **_scored(spec, labelled),
         "versions": {
             str(version): {"rows": len(rows), **_scored(spec, rows)}
-            for version, rows in joined.groupby(scoring.VERSION)
+            for version, rows in labelled.groupby(scoring.VERSION)
         },
     }
 
 
-def _joined(log: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+def joined(log: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     """Rows of the log with their outcomes; one that names the request wins over one that names the keys."""
     columns = ["outcome", "observed_at"]
     asked = log.merge(_by_request(known), on=_ROW)

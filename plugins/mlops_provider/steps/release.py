@@ -136,7 +136,7 @@ class Release:
         said: tuple[str, ...] = ()
         # Before its first version has settled, a model has no callers.
         if steps[0].watched and self.lever.opened():
-            decision = watch(self.lever, self.policy, traffic, self.version, since=checked, soak=soak)
+            decision = watch(self.lever, self.spec, self.stores, traffic, self.version, since=checked, soak=soak)
             if decision.action == "roll_back":
                 raise GuardBreachedError(" ".join(decision.reasons), decision.readings)
             if decision.action == "give_up":

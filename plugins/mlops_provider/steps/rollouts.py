@@ -56,8 +56,9 @@ class Status:
     incident: Record | None
 
 
-def status(spec: ModelSpec, ledger: Ledger, *, target: Target) -> Status:
-    """Look at a model's traffic, and at the rollout that is under way."""
+def status(spec: ModelSpec, stores: Stores, *, target: Target) -> Status:
+    """Look at a model's traffic, and at the rollout that is under way; nothing is moved, and nothing delivered."""
+    ledger = stores.ledger
     record = ledger.latest(Kind.TRAFFIC, spec.name)
     traffic = Traffic.from_json(record.payload) if record else None
     version = on_trial(ledger, spec.name)
@@ -66,7 +67,7 @@ def status(spec: ModelSpec, ledger: Ledger, *, target: Target) -> Status:
     if traffic and version:
         steps = rollout.plan(traffic, version, spec.rollout_policy)
         if steps[0].watched:
-            found = readings(ledger, target, spec.rollout_policy.guards, traffic, version)
+            found = readings(spec, stores, target, traffic, version)
     return Status(
         traffic=traffic,
         seconds=seconds_since(record) if record else 0.0,

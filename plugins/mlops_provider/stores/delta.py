@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import operator
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
@@ -19,7 +22,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction
 from pyarrow import fs
-from pyarrow.dataset import ParquetFileFormat, ParquetFileFragment, field, scalar
+from pyarrow.dataset import Expression, ParquetFileFormat, ParquetFileFragment, field, scalar
 
 from mlops_provider.core.names import PARTITION
 from mlops_provider.exceptions import SourceError, StoreUnavailableError
@@ -252,26 +255,46 @@ def scanned(
     handle: DeltaTable,
     columns: Sequence[str],
     wanted: Sequence[str] | None,
+    *,
     equal: tuple[str, str] | None = None,
     limit: int | None = None,
+    since: tuple[str, datetime] | None = None,
+    among: Mapping[str, Collection[str]] | None = None,
 ) -> pa.Table:
     """
     Read *columns* of the *wanted* partitions (all if None), partition by partition in rising order.
 
     :param equal: Column and text: only rows that hold it there.
     :param limit: Of a table without partitions: read no more rows than these.
+    :param since: Column and moment: only rows that hold it or a later one there; files that hold none are not opened.
+    :param among: Columns and texts: only rows that hold one of these texts in one of these columns.
     """
+    rows = _filter(equal, since, among)
     if PARTITION not in handle.metadata().partition_columns:
+        dataset = handle.to_pyarrow_dataset()
         if limit is not None:
-            rows = field(equal[0]) == equal[1] if equal else scalar(True)
-            return handle.to_pyarrow_dataset().head(limit, columns=list(columns), filter=rows)
-        return handle.to_pyarrow_table(columns=list(columns), filters=[(equal[0], "=", equal[1])] if equal else None)
+            return dataset.head(limit, columns=list(columns), filter=rows)
+        return dataset.to_table(columns=list(columns), filter=rows)
     there = partitions(handle)
     chosen = there if wanted is None else [name for name in there if name in set(wanted)]
     dataset = handle.to_pyarrow_dataset()
-    rows = field(equal[0]) == equal[1] if equal else scalar(True)
     found = [dataset.to_table(columns=list(columns), filter=(field(PARTITION) == name) & rows) for name in chosen]
     return pa.concat_tables([dataset.schema.empty_table().select(list(columns)), *found])
+
+
+def _filter(
+    equal: tuple[str, str] | None,
+    since: tuple[str, datetime] | None,
+    among: Mapping[str, Collection[str]] | None,
+) -> Expression:
+    rows = scalar(True)
+    if equal is not None:
+        rows &= field(equal[0]) == equal[1]
+    if since is not None:
+        rows &= field(since[0]) >= since[1]
+    if among is not None:
+        rows &= reduce(operator.or_, (field(name).isin(pa.array(texts, pa.string())) for name, texts in among.items()))
+    return rows
 
 
 def last_commit(handle: DeltaTable, key: str, value: str) -> dict[str, Any] | None:

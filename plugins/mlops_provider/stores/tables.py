@@ -9,9 +9,10 @@ it plus one; Delta refuses the second of two commits under one number. So the tr
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,8 @@ class Tables:
         partitions: Sequence[str] | None = None,
         equal: tuple[str, str] | None = None,
         limit: int | None = None,
+        since: tuple[str, datetime] | None = None,
+        among: Mapping[str, Collection[str]] | None = None,
     ) -> pd.DataFrame:
         """
         Read rows, partitions in rising order, only the columns asked for.
@@ -170,6 +173,8 @@ class Tables:
         :param partitions: Partitions to read; one that does not exist gives no rows.
         :param equal: Column and text: read only the rows that hold it there.
         :param limit: Of a table without partitions: read no more rows than these.
+        :param since: Column and moment: read only the rows that hold it or a later one there.
+        :param among: Columns and texts: read only the rows that hold one of these texts in one of these columns.
         :return: A frame (n_rows, n_columns) with a fresh index.
         :raises SourceError: No such table, version or column. Not retried.
         :raises StoreUnavailableError: The store cannot be reached. Retried.
@@ -184,7 +189,9 @@ class Tables:
             wanted = list(columns) if columns is not None else [name for name in there if name != PARTITION]
             if unknown := [name for name in wanted if name not in there]:
                 raise SourceError(f"{uri}, version {handle.version()}, has no column {frames.named(unknown)}.")
-            return frames.as_frame(delta.scanned(handle, wanted, partitions, equal, limit))
+            return frames.as_frame(
+                delta.scanned(handle, wanted, partitions, equal=equal, limit=limit, since=since, among=among)
+            )
 
     def rows(self, source: TableRef) -> Rows:
         """

@@ -1,0 +1,58 @@
+"""What a guard of a rollout made of what was seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mlops_provider.core.payload import Payload
+
+Verdict = Literal["passed", "breached", "waiting", "not_judged"]
+
+SURE = 3.0
+"""
+Standard deviations by which what was measured has to be beyond its limit.
+
+Guards look again and again, and one breach is final: of a version that is exactly as bad as it may be, one look in 700
+finds it worse.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading(Payload):
+    """
+    What one guard made of what was seen.
+
+    :param value: What was measured; None without a sample.
+    :param limit: What it is held against.
+    :param sample: Requests or rows that were seen.
+    :param minimum: How many it takes.
+    :param sentence: The same for a person.
+    """
+
+    guard: str
+    verdict: Verdict
+    value: float | None
+    limit: float | None
+    sample: int
+    minimum: int
+    sentence: str
+
+
+def judged(  # noqa: PLR0917 - a row of readings is spelled as a row
+    verdict: Verdict, guard: str, limit: float | None, sample: int, minimum: int, value: float | None, said: str
+) -> Reading:
+    """Write what a guard found."""
+    return Reading(guard, verdict, value, limit, sample, minimum, f"{guard}: {said}")
+
+
+def waiting(guard: str, limit: float | None, sample: int, minimum: int, *, unit: str) -> Reading:
+    """Write that a guard lacks its minimum sample."""
+    return Reading(
+        guard, "waiting", None, limit, sample, minimum, f"{guard}: {sample:,} {unit} so far, {minimum:,} are needed."
+    )
+
+
+def percent(share: float) -> str:
+    """Write a share for a sentence: ``1.5 %``."""
+    return f"{100 * share:.3g} %"
