@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
 from mlops_provider.core.columns import Column
+from mlops_provider.core.latency import bucket
 from mlops_provider.core.names import Arm, Header
 from mlops_provider.core.pseudonyms import Pseudonyms
 from mlops_provider.core.serving import ServingPolicy
@@ -372,6 +373,12 @@ class Gate:
         return tenth_of_distance(columns)
 
 
+async def until(true: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    while not true():  # noqa: ASYNC110 - it happens in threads that know of no event
+        await asyncio.sleep(0.01)
+
+
 def test_a_deadline_ends_the_wait_and_what_comes_late_is_not_logged(make: Callable[..., Made]) -> None:
     gate = Gate()
     made = make(predict=gate)
@@ -416,6 +423,56 @@ def test_the_declared_fallback_is_answered_marked_and_logged_once(make: Callable
     rows = made.logged()
     assert [(row["request_id"], row["arm"], row["prediction"]) for row in rows[:2]] == [("late", "fallback", 0.22)] * 2
     assert len(rows) == 3
+
+
+@pytest.mark.parametrize("fault", [ValueError, RuntimeError])
+def test_a_call_that_fell_back_is_not_told_what_its_batch_refuses_later(
+    make: Callable[..., Made], fault: type[Exception]
+) -> None:
+    scoring, writing = Gate(), threading.Event()
+
+    def refuses(columns: Arrays) -> NDArray[np.float64]:
+        scoring(columns)
+        raise fault("far too late")
+
+    made = make(predict=refuses, policy=ServingPolicy(fallback=0.22, deadline_seconds=0.2))
+    made.served._aside.submit(writing.wait)  # the fallback's line stands still
+
+    async def ask(client: httpx.AsyncClient) -> httpx.Response:
+        asked = asyncio.create_task(client.post("/invocations", json={"dataframe_records": [ROW]}))
+        await until(lambda: made.served._fallbacks.busy)  # the deadline has come
+        (lane,) = made.served._lanes.values()
+        scoring.opened.set()
+        await until(lambda: not lane.busy)  # the batch has refused it
+        writing.set()
+        return await asked
+
+    answer = made.run(ask)
+
+    assert (answer.status_code, answer.json()) == (200, {"predictions": [0.22], "fallback": True})
+    assert [(row["arm"], row["prediction"]) for row in made.logged()] == [("fallback", 0.22)]
+
+
+def test_the_latency_of_a_shadow_leaves_out_its_waiting_in_the_queue(make: Callable[..., Made]) -> None:
+    gate = Gate()
+    made = make({"1": 100, "2": 0}, predict={"1": tenth_of_distance, "2": gate}, shadow=("2",))
+    held = 0.5
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        for _ in range(2):  # the second waits for the first, in the line of the shadow
+            await client.post("/invocations", json={"dataframe_records": [ROW]})
+            await until(lambda: "2" in made.served._shadows and made.served._shadows["2"].busy)
+        await until(lambda: len(made.served._shadows["2"].waiting) == 1)
+        await asyncio.sleep(held)
+        gate.opened.set()
+        await until(lambda: made.served.observed()["versions"].get("2", {}).get("requests") == 2)
+
+    made.run(ask)
+
+    counted = made.served.observed()["versions"]["2"]["latencies"]
+    assert sum(counted.values()) == 2
+    first, second = sorted(int(number) for number, count in counted.items() for _ in range(count))[::-1]
+    assert first >= bucket(held * 1000) > second
 
 
 @pytest.mark.parametrize("fallback", [None, 0.5])

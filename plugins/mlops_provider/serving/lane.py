@@ -30,7 +30,8 @@ class Call:
     One request under way.
 
     It is answered by whoever settles it first: the batch that scored it, or its deadline. So nothing is logged that
-    was answered in another way.
+    was answered in another way, and nothing answered in another way than it was logged: what its batch refuses once the
+    deadline has given it to the fallback, nobody is told.
 
     :param content: Its rows.
     :param size: Bytes of its body.
@@ -44,8 +45,21 @@ class Call:
     """
 
     __slots__ = (
-        "_settled", "answered", "arm", "arrived", "beside", "content", "encode", "outcome", "own_fault", "predictions",
-        "request_id", "size", "snapshot", "version",
+        "_settled",
+        "answered",
+        "arm",
+        "arrived",
+        "beside",
+        "content",
+        "encode",
+        "outcome",
+        "own_fault",
+        "passed_on",
+        "predictions",
+        "request_id",
+        "size",
+        "snapshot",
+        "version",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +88,7 @@ class Call:
         self.beside = beside
         self.outcome: Outcome | None = None
         self.own_fault = False
+        self.passed_on = False
         self.predictions: Sequence[float] = ()
         self._settled = threading.Lock()
 
@@ -88,6 +103,10 @@ class Call:
     def settle(self) -> bool:
         """Take the right to answer; False if another has it."""
         return self._settled.acquire(blocking=False)
+
+    def pass_on(self) -> None:
+        """Leave the answer to the fallback; on the event loop, as what a batch found is told there."""
+        self.arm, self.passed_on = Arm.FALLBACK, True
 
     @property
     def counts(self) -> bool:
@@ -163,7 +182,7 @@ class Lane:
         self.seconds_per_call += _NEWEST * (seconds / len(batch) - self.seconds_per_call)
         self._begin()
         for call in batch:
-            if call.outcome is not None and not call.answered.done():
+            if call.outcome is not None and not call.passed_on and not call.answered.done():
                 call.answered.set_result(call.outcome)
         if self.finished:
             self.finished(batch)

@@ -192,7 +192,7 @@ class ServedModel:
             arrived=call.arrived,
             answered=call.answered,
         )
-        call.arm = Arm.FALLBACK
+        call.pass_on()
         self._fallbacks.put(answer)
 
     def _shadow(self, batch: Sequence[Call]) -> None:
