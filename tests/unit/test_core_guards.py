@@ -16,6 +16,7 @@ from mlops_provider.core.guards import (
     Guards,
     LatencyGuard,
     Observed,
+    PerformanceGuard,
     PredictionGuard,
     Reading,
     Soak,
@@ -26,6 +27,8 @@ from mlops_provider.core.guards import (
 )
 from mlops_provider.core.latency import bucket, percentile, percentile_at_least
 from mlops_provider.core.metrics import Interval
+from mlops_provider.core.performance import Estimate, Performance
+from mlops_provider.core.retrain import Drop
 
 ERRORS = Guards(errors=ErrorGuard(0.01, 100))
 SOAK = Soak(seconds=60, wait_at_most=600, look_seconds=15, without_data="rollback")
@@ -200,6 +203,46 @@ def test_equal_versions_are_seldom_taken_for_apart_though_rows_of_a_request_are_
     assert sum(each.value is not None and each.value > 0.5 for each in equal) > 10  # without the interval, all of these
     assert sum(each.verdict == "breached" for each in equal) <= 2
     assert all(each.verdict == "breached" for each in unlike)
+
+
+AUC = PerformanceGuard("roc_auc", Drop(0.02), 0.6, 100)
+RMSE = PerformanceGuard("rmse", Drop(0.1, relative=True), None, 100)
+
+
+def known(score: float, worse: float, *, error: float = 0.001, labels: int = 100, theirs: int = 100) -> Performance:
+    return Performance(labels, theirs, Estimate(score, error), 0.7, Estimate(worse, error))
+
+
+@pytest.mark.parametrize(
+    ("guard", "seen", "verdict", "said"),
+    [
+        (AUC, None, "waiting", "performance: 0 labelled predictions so far, 100 are needed."),
+        (AUC, known(0.7, 0.0, theirs=99), "waiting", "99 labelled predictions of the champion so far, 100 are needed."),
+        (
+            AUC, Performance(100, 100), "waiting",
+            "roc_auc can't be measured on 100 labelled predictions of one class or one request.",
+        ),
+        (
+            AUC, known(0.69, 0.01), "passed",
+            "predictions, limit 0.6000, 0.0100 worse than the champion's 0.7000, tolerated drop 0.0200.",
+        ),
+        (AUC, known(0.67, 0.0231), "breached", "0.0231 worse than the champion's 0.7000, tolerated drop 0.0200."),
+        (AUC, known(0.67, 0.0229), "passed", "tolerated drop 0.0200 (so little may be chance)."),
+        (AUC, known(0.75, -0.05), "passed", "0.0500 better than the champion's"),
+        (AUC, known(0.59, 0.11), "breached", "roc_auc 0.5900 of 100 labelled predictions, limit 0.6000."),
+        (AUC, known(0.5999, 0.01), "passed", "limit 0.6000 (so little may be chance)"),
+        (AUC, known(0.5, -0.1), "passed", "limit 0.6000 (the champion's is no better, 0.7000)"),
+        (AUC, Performance(100, None, Estimate(0.7, 0.01)), "passed", "there is no champion's to compare it with."),
+        (RMSE, Performance(100, None, Estimate(0.7, 0.01)), "not_judged", "there is no champion's to compare it with."),
+        (RMSE, known(0.78, 0.08), "breached", "tolerated drop 0.0700 (10 %)."),
+        (RMSE, known(0.76, 0.06), "passed", "rmse 0.7600 of 100 labelled predictions, 0.0600 worse"),
+    ],
+)  # fmt: skip
+def test_live_performance(guard: PerformanceGuard, seen: Performance | None, verdict: Verdict, said: str) -> None:
+    found = read(Guards(performance=guard), Observed(), known=seen)
+
+    assert found.verdict == verdict
+    assert said in found.sentence
 
 
 def reading(verdict: Verdict) -> Reading:

@@ -15,7 +15,15 @@ from mlops_provider.checked_yaml import Document
 from mlops_provider.core.drift import DriftPolicy
 from mlops_provider.core.fairness import FairnessLimit
 from mlops_provider.core.gates import GatePolicy, Limit, SliceCeiling, SliceFloor
-from mlops_provider.core.guards import AgreementGuard, ErrorGuard, Guards, LatencyGuard, PredictionGuard, Soak
+from mlops_provider.core.guards import (
+    AgreementGuard,
+    ErrorGuard,
+    Guards,
+    LatencyGuard,
+    PerformanceGuard,
+    PredictionGuard,
+    Soak,
+)
 from mlops_provider.core.retrain import Drop, RetrainPolicy
 from mlops_provider.core.rollout import RolloutPolicy
 from mlops_provider.core.serving import ServingPolicy
@@ -123,6 +131,7 @@ def test_every_policy_reaches_core_as_declared(declare: Declare) -> None:
                     "latency": {"p99_ms": 250, "minimum_requests": 10},
                     "predictions": {"maximum": 0.5},
                     "agreement": {"minimum": 0.9, "within": 0.1},
+                    "performance": {"metric": "brier", "drop": "5 %", "limit": 0.3},
                 },
                 "wait_at_most_seconds": 120,
                 "without_data": "hold",
@@ -154,6 +163,7 @@ def test_every_policy_reaches_core_as_declared(declare: Declare) -> None:
             latency=LatencyGuard(250, None, 10),
             predictions=PredictionGuard(0.5, 200),
             agreement=AgreementGuard(0.9, 0.1, 200),
+            performance=PerformanceGuard("brier", Drop(0.05, relative=True), 0.3, 200),
         ),
     )
     assert spec.serving.policy() == ServingPolicy(("customer",), 0.2, 1, 60, 64)
@@ -327,8 +337,12 @@ WRONG = [
         {"rollout": {"steps": [10, 50]}},
         (
             "26: rollout.guards: a rollout without a guard is refused: declare at least one of errors, latency, "
-            "predictions, agreement."
+            "predictions, agreement, performance."
         ),
+    ),
+    (
+        {"rollout": {"guards": {"performance": {"metric": "rmse"}}}},
+        "29: rollout.guards.performance.metric: expected a metric of a binary target: roc_auc",
     ),
     (
         {"rollout": {**ROLLOUT, "steps": [10, 50]}},

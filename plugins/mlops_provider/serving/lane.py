@@ -45,21 +45,8 @@ class Call:
     """
 
     __slots__ = (
-        "_settled",
-        "answered",
-        "arm",
-        "arrived",
-        "beside",
-        "content",
-        "encode",
-        "outcome",
-        "own_fault",
-        "passed_on",
-        "predictions",
-        "request_id",
-        "size",
-        "snapshot",
-        "version",
+        "_settled", "answered", "arm", "arrived", "beside", "content", "encode", "outcome", "own_fault", "passed_on",
+        "predictions", "request_id", "size", "snapshot", "version",
     )  # fmt: skip
 
     def __init__(
