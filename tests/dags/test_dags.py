@@ -38,7 +38,7 @@ STAGES = {
         "register_model",
         "start_deployment",
     ],
-    "deploy": ["check_serving", "deploy_model"],
+    "deploy": ["check_serving", "deploy_model", "end_rollout"],
     "rollback": ["rollback_model"],
 }
 TASKS = {f"{model}_{stage}": tasks for model in MODELS for stage, tasks in STAGES.items()}

@@ -329,6 +329,30 @@ def test_a_command_heeds_the_approvers_of_model_yaml(
     assert "name the model.yaml of 'bus_delays' with --model" in capsys.readouterr().err
 
 
+def test_a_dry_run_heeds_the_approvers_and_who_would_deploy(
+    place: Place, wait: Wait, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dry_run(by: str, **approval: Any) -> tuple[int, str]:
+        where = declared(place, approval={"policy": "always", **approval})
+        monkeypatch.setattr("getpass.getuser", lambda: by)
+        about = ["--model", str(where.use_case / "model.yaml"), "--version", "1", "--dry-run"]
+        return main(["run", "deploy", *about]), "".join(capsys.readouterr())
+
+    nobody_did = dry_run("ada")
+    task = wait()
+    task.ask()
+    task.answer("Approve", "grace")
+
+    assert nobody_did[0] == 1
+    assert "needs a person's approval and has none" in nobody_did[1]
+    for refused in (dry_run("ada", approvers=["linus"]), dry_run("grace")):
+        assert refused[0] == 1
+        assert "The approval of version 1 of 'bus_delays' does not count" in refused[1]
+    code, plan = dry_run("ada", approvers=["grace", "linus"])
+    assert (code, records(place, Kind.TRAFFIC)) == (0, [])
+    assert "version 1: 100 %" in plan
+
+
 def test_an_approval_by_who_deploys_or_by_no_approver_does_not_count(place: Place, wait: Wait) -> None:
     task = wait()
     task.ask()

@@ -12,6 +12,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 
 from mlops_provider.cli import rollout as cli
+from mlops_provider.cli import run
 from mlops_provider.core.guards import Observed
 from mlops_provider.core.names import Kind
 from mlops_provider.core.rollout import Traffic
@@ -23,7 +24,7 @@ from mlops_provider.exceptions import (
     NothingToDo,
     RolloutRefusedError,
 )
-from mlops_provider.operators.deploy import DeployModelOperator
+from mlops_provider.operators.deploy import DeployModelOperator, EndRolloutOperator
 from mlops_provider.steps import rollouts
 from mlops_provider.steps.deploy import Waiting, advance, deploy
 from support.in_process import InProcessTarget
@@ -236,6 +237,94 @@ def test_an_aborted_rollout_ends_its_run_and_another_run_may_come(world: World, 
     assert splits(world)[-1] == {"1": 100}
     assert isinstance(look(world, target, run="another"), Waiting)
     assert splits(world)[-1] == {"1": 90, "2": 10}
+
+
+def teardown(world: World, target: InProcessTarget, told: list[str] | None = None) -> EndRolloutOperator:
+    made = EndRolloutOperator(
+        task_id="end_rollout",
+        version="2",
+        model_yaml=str(world.spec(rollout=SLOWLY).path),
+        on_incident_callback=lambda context: told.append(context["mlops"]["summary"]) if told is not None else None,
+    )
+    made.stores, made.target = world.stores, target
+    return made
+
+
+def test_a_rollout_whose_task_has_ended_is_taken_back_and_may_come_again_in_another_run(
+    world: World, target: InProcessTarget
+) -> None:
+    told: list[str] = []
+    look(world, target)
+
+    with pytest.raises(AirflowSkipException, match="This run has no rollout of version 2"):
+        teardown(world, target).execute(context("another"))
+    under_way = splits(world)[-1]
+    said = teardown(world, target, told).execute(context())
+
+    incident = world.ledger.latest(Kind.INCIDENT, MODEL).payload
+    assert (under_way, splits(world)[-1]) == ({"1": 90, "2": 10}, {"1": 100})
+    assert told == [said]
+    assert "Version 2 was taken back; generation 5 serves version 1: 100 %, on every replica" in said
+    assert (incident["reason"], incident["restored"], incident["most"]) == (said.partition(" Version 2")[0], 5, 10)
+    assert world.ledger.history(Kind.ROLLBACK, MODEL) == []
+    with pytest.raises(AirflowSkipException, match="This run has no rollout"):
+        teardown(world, target).execute(context())
+    with pytest.raises(RolloutRefusedError, match="was aborted by ada .The task that rolled it out ended"):
+        look(world, target)
+    assert isinstance(look(world, target, run="another"), Waiting)
+
+
+def test_a_task_that_is_still_moving_when_its_rollout_was_taken_back_moves_no_more(
+    world: World, target: InProcessTarget
+) -> None:
+    def taken_back(traffic: Traffic) -> None:
+        target.when_moved = lambda traffic: None
+        teardown(world, target).execute(context())
+
+    target.when_moved = taken_back
+
+    with pytest.raises(RolloutRefusedError, match="was aborted"):
+        look(world, target)
+
+    assert splits(world) == [{"1": 100, "2": 0}, {"1": 100}]
+
+
+def test_what_settled_is_not_taken_back_by_the_teardown(world: World, target: InProcessTarget) -> None:
+    target.seen = {"2": FINE}
+    look(world, target, soak_seconds=0.0)
+
+    with pytest.raises(AirflowSkipException):
+        teardown(world, target).execute(context())
+
+    assert splits(world)[-1] == {"2": 100}
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_ctrl_c_goes_back_and_a_second_one_leaves_at_once(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    again: bool,
+) -> None:  # fmt: skip
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def pressed(seconds: float) -> None:
+        target.when_moved = interrupted if again else target.when_moved
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlops_provider.cli.run.target_of", lambda spec, stores: target)
+    monkeypatch.setattr("mlops_provider.steps.deploy.time", SimpleNamespace(sleep=pressed))
+    stages = run.Stages(world.spec(rollout=SLOWLY), world.stores, "", run_id="by-hand")
+
+    with pytest.raises(KeyboardInterrupt):
+        stages.deploy("2")
+
+    said = capsys.readouterr().out
+    assert "interrupted: going back to the last settled split; Ctrl-C again leaves at once" in said
+    assert (
+        "left at once; see mlops rollout status late_flights, go back with mlops rollout abort late" in said
+    ) == again
+    assert ("Version 2 was taken back; generation 5 serves version 1: 100 %" in said) != again
+    assert bool(world.ledger.history(Kind.INCIDENT, MODEL)) != again
 
 
 def test_the_commands_say_where_it_stands_and_what_they_would_do(

@@ -86,10 +86,10 @@ def opened(model: str) -> tuple[ModelSpec, Stores, Target]:
 
 
 def plan_text(spec: ModelSpec, stores: Stores, version: str) -> str:
-    """What a deployment of *version* would do from here, in lines."""
+    """What a deployment of *version* by this user would do from here, in lines."""
     from mlops_provider.steps import rollouts
 
-    steps = rollouts.planned(spec, stores.ledger, version)
+    steps = rollouts.planned(spec, stores.ledger, version, actor=origin_of("deploy_model", stage="deploy").actor)
     head = f"{spec.name} version {version}, {spec.rollout.strategy}, from here:"
     return "\n".join([head, *_steps(steps), *_terms(spec), "Nothing was done."])
 

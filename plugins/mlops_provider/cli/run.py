@@ -225,9 +225,28 @@ class Stages:
             return
         target = target_of(spec, stores)
         how: Any = {"target": target, "patience": target.patience}
-        self.step("check_serving", lambda o: deploy.check_serving(spec, stores, chosen, origin=o, **how))
-        traffic = self.step("deploy_model", lambda o: deploy.deploy(spec, stores, chosen, origin=o, **how))
+        try:
+            self.step("check_serving", lambda o: deploy.check_serving(spec, stores, chosen, origin=o, **how))
+            traffic = self.step("deploy_model", lambda o: deploy.deploy(spec, stores, chosen, origin=o, **how))
+        except KeyboardInterrupt:
+            self.take_back(chosen, how)
+            raise
         print(f"  {spec.name} now serves {rollout.describe(traffic.split)}.")
+
+    def take_back(self, version: str, how: dict[str, Any]) -> None:
+        """End a rollout that was interrupted at the keyboard; who presses Ctrl-C again leaves at once."""
+        from mlops_provider.steps import rollouts
+
+        origin = origin_of("end_rollout", stage=self.stage, run_id=self.run_id)
+        reason = f"Interrupted at the keyboard by {origin.actor}."
+        print("  interrupted: going back to the last settled split; Ctrl-C again leaves at once", flush=True)
+        try:
+            print(f"  {rollouts.end(self.spec, self.stores, version, reason=reason, origin=origin, **how)}")
+        except NothingToDo:
+            print("  no traffic had moved")
+        except KeyboardInterrupt:
+            print(f"  left at once; to go back: mlops rollout abort {self.spec.name} --reason '…'")
+            raise
 
     def step(self, task_id: str, act: Callable[[Origin], _Result]) -> _Result:
         """Run one step and print how long it took."""

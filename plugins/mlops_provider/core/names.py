@@ -107,6 +107,7 @@ class Task(StrEnum):
     APPROVE_VERSION = "approve_version"
     CHECK_SERVING = "check_serving"
     DEPLOY_MODEL = "deploy_model"
+    END_ROLLOUT = "end_rollout"
     ROLLBACK_MODEL = "rollback_model"
 
 

@@ -159,6 +159,40 @@ class DeployModelOperator(ReleaseOperator):
         return reached.as_json()
 
 
+class EndRolloutOperator(TrafficOperator):
+    """
+    Take back a rollout whose task ended before it was over; skipped if there is none.
+
+    For a teardown behind :class:`DeployModelOperator`: Airflow runs it once that task is over for good, also when
+    somebody marked it, or the run, as failed. A task that is retried or cleared is not over, and its rollout goes on.
+    The version may be deployed again, in another run.
+
+    :param model_yaml: Path of the use case's ``model.yaml``. (templated)
+    :param version: Registered version. (templated)
+    :param server_conn_id: Connection of the model server, or of SageMaker. (templated)
+    :param on_incident_callback: Whom to tell when it was taken back; as for :class:`DeployModelOperator`.
+    :return: What happened and what serves now, as a sentence.
+    """
+
+    template_fields: Sequence[str] = (*TrafficOperator.template_fields, "version")
+
+    def __init__(self, *, version: str, on_incident_callback: Callbacks = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.version = version
+        self.on_incident_callback = on_incident_callback
+
+    def step(self, context: Context, origin: Origin) -> str:
+        from mlops_provider.steps import rollouts
+
+        reason = (
+            "The task that rolled it out ended before the rollout did: marked by a person, or out of time or tries."
+        )
+        how: Any = {"target": self.target, "patience": self.target.patience}
+        summary = rollouts.end(self.spec, self.stores, self.version, reason=reason, origin=origin, **how)
+        tell(self, context, self.on_incident_callback, version=self.version, summary=summary)
+        return summary
+
+
 class RollbackModelOperator(TrafficOperator):
     """
     Give the traffic back to the last settled version.

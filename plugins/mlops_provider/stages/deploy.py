@@ -9,7 +9,12 @@ from airflow.sdk import Param
 from mlops_provider.core.names import Task
 from mlops_provider.operators.approval import ApproveVersionOperator
 from mlops_provider.operators.base import Callbacks
-from mlops_provider.operators.deploy import CheckServingOperator, DeployModelOperator, RollbackModelOperator
+from mlops_provider.operators.deploy import (
+    CheckServingOperator,
+    DeployModelOperator,
+    EndRolloutOperator,
+    RollbackModelOperator,
+)
 from mlops_provider.spec import load_spec
 from mlops_provider.stages.resources import resources
 
@@ -32,6 +37,8 @@ def deploy(model_yaml: str, *, on_incident_callback: Callbacks = None) -> None:
     """
     Ask a person if model.yaml wants that, check that the server can answer, then move traffic as declared.
 
+    A teardown takes back what was interrupted: it also runs if somebody marks tasks or the run as failed.
+
     :param model_yaml: Path of the use case's ``model.yaml``.
     :param on_incident_callback: Notifiers to call when the version was taken back.
     """
@@ -42,7 +49,7 @@ def deploy(model_yaml: str, *, on_incident_callback: Callbacks = None) -> None:
     rollout = DeployModelOperator(**resources(model_yaml, Task.DEPLOY_MODEL), **told, **patient)
     if load_spec(model_yaml).approval.policy != "never":
         ApproveVersionOperator(**resources(model_yaml, Task.APPROVE_VERSION), version=VERSION) >> check
-    check >> rollout
+    check >> rollout >> EndRolloutOperator(**resources(model_yaml, Task.END_ROLLOUT), **told, **patient).as_teardown()
 
 
 def rollback_params() -> dict[str, Param]:

@@ -12,10 +12,11 @@ from mlops_provider.core.guards import Reading
 from mlops_provider.core.names import Kind
 from mlops_provider.core.rollout import Step, Traffic
 from mlops_provider.exceptions import NothingToDo, RolloutRefusedError, ServingCheckError
-from mlops_provider.steps.approval import refuse_rolled_back, refuse_unapproved
+from mlops_provider.steps import incidents
+from mlops_provider.steps.approval import refuse_outdated, refuse_rolled_back, refuse_unapproved
 from mlops_provider.steps.deploy import PATIENCE
 from mlops_provider.steps.release import Release
-from mlops_provider.steps.traffic import seconds_since
+from mlops_provider.steps.traffic import Lever, champion, seconds_since
 from mlops_provider.steps.watch import readings
 
 if TYPE_CHECKING:
@@ -84,18 +85,22 @@ def on_trial(ledger: Ledger, model: str) -> str | None:
     return rollout.on_trial(ledger.traffic_history(model))
 
 
-def planned(spec: ModelSpec, ledger: Ledger, version: str) -> tuple[Step, ...]:
+def planned(spec: ModelSpec, ledger: Ledger, version: str, *, actor: str = "") -> tuple[Step, ...]:
     """
     What a deployment of *version* would do from here.
 
+    :param actor: Who would deploy it, whose own approval does not count.
     :raises RolloutRefusedError: It would be refused: it never passed the gate, lacks a person's approval, or was rolled
         back. Not retried.
     :raises ConcurrentWriteError: Another version's rollout is not settled. Retried.
     :raises NothingToDo: It has all traffic already.
     """
-    refuse_unapproved(ledger, spec.name, version, spec.approval.policy, approvers=spec.approval.approvers)
+    declared = spec.approval
+    refuse_unapproved(ledger, spec.name, version, declared.policy, actor=actor, approvers=declared.approvers)
     refuse_rolled_back(ledger, spec.name, version)
     current = ledger.traffic(spec.name)
+    if current is None or version not in current.split:
+        refuse_outdated(ledger, spec.name, version, champion(ledger, spec.name))
     if current and current.settled and dict(current.split) == {version: 100}:
         raise NothingToDo(f"Version {version} of {spec.name!r} already has all traffic.")
     return rollout.plan(current, version, spec.rollout_policy)
@@ -191,9 +196,50 @@ def abort(spec: ModelSpec, stores: Stores, *, reason: str, target: Target, origi
     :return: The settled record.
     :raises RolloutRefusedError: None is under way, or nothing ever settled. Not retried.
     """
-    ledger, version = stores.ledger, _required(stores.ledger, spec.name)
-    release = Release(spec, stores, version, target, origin, PATIENCE)
-    current = ledger.traffic(spec.name)
+    version = _required(stores.ledger, spec.name)
+    lever = _aborted(spec, stores, version, reason, target=target, origin=origin)
+    return lever.take_back(f"aborted: {reason}", version=version, refuse=False)
+
+
+def end(
+    spec: ModelSpec,
+    stores: Stores,
+    version: str,
+    *,
+    reason: str,
+    target: Target,
+    origin: Origin,
+    patience: float = PATIENCE,
+) -> str:
+    """
+    End the rollout that *origin*'s run began and moves no more: as :func:`abort`, and an incident is recorded.
+
+    :param reason: Why nobody moves it, as a sentence.
+    :param patience: Longest wait for the replicas to serve the old split, in seconds.
+    :return: What happened and what serves now, as a sentence.
+    :raises NothingToDo: The run has no rollout of *version* under way.
+    """
+    ledger = stores.ledger
+    if on_trial(ledger, spec.name) != version or not _moved(ledger.history(Kind.TRAFFIC, spec.name), origin):
+        raise NothingToDo(f"This run has no rollout of version {version} of {spec.name!r} under way.")
+    lever = _aborted(spec, stores, version, reason, target=target, origin=origin)
+    failure = ServingCheckError(reason)
+    return str(incidents.fail(stores, lever, version, failure, refuse=False, patience=patience))
+
+
+def _moved(records: Sequence[Record], origin: Origin) -> bool:
+    """Whether a run has moved traffic since that last settled."""
+    for record in reversed(records):
+        if record.payload["settled"]:
+            return False
+        if origin.same_run(record.payload["origin"]):
+            return True
+    return False
+
+
+def _aborted(spec: ModelSpec, stores: Stores, version: str, reason: str, *, target: Target, origin: Origin) -> Lever:
+    """Record that a rollout ends, which no task of its run goes on with then; give the lever to take it back."""
+    current = stores.ledger.traffic(spec.name)
     assert current is not None
     about = {
         "version": version,
@@ -202,8 +248,9 @@ def abort(spec: ModelSpec, stores: Stores, *, reason: str, target: Target, origi
         "reason": reason,
         "origin": origin.key,
     }
-    ledger.append(Kind.ABORT, spec.name, about, key=f"{spec.name}:{current.generation}", actor=origin.actor)
-    return release.lever.take_back(f"aborted: {reason}", version=version, refuse=False)
+    key = f"{spec.name}:{current.generation}"
+    stores.ledger.append(Kind.ABORT, spec.name, about, key=key, actor=origin.actor)
+    return Lever(stores.ledger, target, spec.rollout_policy.strategy, origin)
 
 
 def _required(ledger: Ledger, model: str) -> str:
