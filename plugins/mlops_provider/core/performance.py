@@ -116,7 +116,7 @@ def _held(guard: PerformanceGuard, limit: float, score: Estimate, seen: Performa
         return False, said
     if seen.worse is not None and seen.champion is not None and seen.worse.value <= 0:
         return False, f"{said} (the champion's is no better, {number(seen.champion)})"
-    return (True, said) if beyond.surely_above(0.0) else (False, f"{said} (so little may be chance)")
+    return (True, said) if beyond.surely_above(0.0) else (False, f"{said} (it may be chance)")
 
 
 def _compared(guard: PerformanceGuard, worse: Estimate, champion: float) -> tuple[bool, str]:
@@ -127,4 +127,4 @@ def _compared(guard: PerformanceGuard, worse: Estimate, champion: float) -> tupl
     said += f", tolerated drop {guard.drop.against(champion)}"
     if worse.value <= drop:
         return False, said
-    return (True, said) if worse.surely_above(drop) else (False, f"{said} (so little may be chance)")
+    return (True, said) if worse.surely_above(drop) else (False, f"{said} (it may be chance)")
