@@ -10,6 +10,9 @@ from mlops_provider.core.readings import SURE, Reading, Verdict, judged, waiting
 from mlops_provider.core.retrain import Drop
 
 
+_ROUNDING = 1e-9
+
+
 @dataclass(frozen=True, slots=True)
 class PerformanceGuard(Payload):
     """
@@ -55,7 +58,7 @@ class Estimate:
 
     def surely_above(self, bound: float) -> bool:
         """Whether it is above *bound* by more than chance explains."""
-        return self.value - SURE * self.error > bound
+        return self.value - SURE * self.error > bound + _ROUNDING
 
 
 @dataclass(frozen=True, slots=True)
