@@ -9,7 +9,6 @@ from mlops_provider.core.payload import Payload
 from mlops_provider.core.readings import SURE, Reading, Verdict, judged, waiting
 from mlops_provider.core.retrain import Drop
 
-
 _ROUNDING = 1e-9
 
 
