@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from mlops_provider.operators.deploy import DeployModelOperator
 from mlops_provider.steps import live
 from mlops_provider.steps.deploy import deploy
 from mlops_provider.stores.s3 import S3
+from mlops_provider.stores.tables import Tables
 from support import serving
 from support.in_process import InProcessTarget
 from support.serving import COLUMNS, MODEL, World, frame, origin
@@ -172,12 +174,12 @@ PERFORMANCE = {"minimum_labels": 50}
 @pytest.fixture
 def world(four_versions: World, tmp_path: Path) -> World:
     """Version 2 gets 10 % beside version 1; nothing is logged yet."""
-    four_versions.use_ledger(tmp_path / "ledger.db")
-    four_versions.tables = type(four_versions.tables)(str(tmp_path / "tables"))
-    four_versions.stores.tables = four_versions.tables
-    four_versions.settle({"1": 100})
-    four_versions.settle({"1": 90, "2": 10}, settled=False)
-    return four_versions
+    world = copy.copy(four_versions)  # whose tables others use
+    world.tables = Tables(str(tmp_path / "tables"))
+    world.use_ledger(tmp_path / "ledger.db")
+    world.settle({"1": 100})
+    world.settle({"1": 90, "2": 10}, settled=False)
+    return world
 
 
 def logged(world: World, rows: pd.DataFrame, version: str, *, arm: str = Arm.SPLIT, generation: int = 2) -> None:
