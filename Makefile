@@ -97,7 +97,7 @@ lock: setup-dev  ## compile the hashed lock files from pyproject.toml (UPGRADE=1
 	$(LOCK) --group setup -c requirements-dev.txt -o requirements-setup.txt
 
 clean: down  ## stop the stack; remove its data, the environment and every cache
-	rm -rf .mlops $(VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf "$$(readlink -f .mlops/cluster)" .mlops $(VENV) build dist .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---- the environment ----------------------------------------------------------------------------------------------

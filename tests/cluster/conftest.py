@@ -49,9 +49,8 @@ def cluster() -> Iterator[RunningCluster]:
         yield running
         running.close()
         return
-    # Not pytest's folder: Postgres does not run as root, and its user has to reach its data.
+    # Closed to others, as a clone of root's may be: Postgres does not run as root, and its user has to reach its data.
     folder = Path(tempfile.mkdtemp(prefix="mlops-cluster-"))
-    folder.chmod(0o711)
     project = make_project(folder)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_"))}
     environment |= dict(zip(PORTS.values(), map(str, free_ports(len(PORTS))), strict=True))

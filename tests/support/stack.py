@@ -98,12 +98,26 @@ class RunningStack:
         wait_until(ended, f"{dag_id} {run_id} to end", timeout)
         return str(found["state"])
 
-    def ingested(self, month: str) -> None:
+    def ingested(self, month: str, model: str = MODEL) -> None:
         """Make sure that a month's features are there."""
-        found = [run for run in self.runs("flight_delays_ingest") if run["partition_key"] == month]
+        dag_id = f"{model}_ingest"
+        found = [run for run in self.runs(dag_id) if run["partition_key"] == month]
         if not any(run["state"] == "success" for run in found):
-            self.start("flight_delays_ingest", f"needed-{month}", partition_key=month)
-            assert self.finished("flight_delays_ingest", f"needed-{month}") == "success"
+            self.start(dag_id, f"needed-{month}", partition_key=month).raise_for_status()
+            assert self.finished(dag_id, f"needed-{month}") == "success"
+
+    def at_rest(self, model: str = MODEL) -> None:
+        """
+        Wait until nothing decides on a model's traffic: no monitor, training or deployment of it is under way.
+
+        A candidate that is judged meanwhile meets a champion that is about to change, and is refused for that later.
+        """
+        dags = [f"{model}_{name}" for name in ("monitor", "train", "deploy")]
+
+        def ended() -> bool:
+            return all(run["state"] in DONE for dag_id in dags for run in self.runs(dag_id))
+
+        wait_until(ended, f"what moves the traffic of {model} to end", 300)
 
     def log(self, dag_id: str, run_id: str, task_id: str, attempt: int = 1) -> str:
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}"

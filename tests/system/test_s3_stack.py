@@ -12,7 +12,7 @@ from support.aws import Aws
 from support.stack import MODEL, RunningStack, month_of_flights, wait_until
 
 pytestmark = pytest.mark.skipif(os.environ.get("MLOPS_TEST_STORE") != "s3", reason="make test-s3 runs these")
-INGEST, MONITOR = "flight_delays_ingest", "flight_delays_monitor"
+INGEST = "flight_delays_ingest"
 
 
 def test_ingest_waits_deferred_for_its_file_with_a_connection_that_only_secrets_manager_has(
@@ -47,16 +47,19 @@ def test_task_logs_are_read_from_s3(stack: RunningStack) -> None:
     )
 
 
-def test_a_decision_to_retrain_arrives_in_a_queue(stack: RunningStack) -> None:
+def test_a_decision_to_retrain_arrives_in_a_queue_and_leads_to_a_version_that_serves(stack: RunningStack) -> None:
+    model = "airport_temperature"  # that no other test trains: it has no champion yet, whatever ran before
     for month in ("2013-01", "2013-02"):
-        stack.ingested(month)
-    local_aws.messages(stack.s3_url)
+        stack.ingested(month, model)
     for month, run in (("2013-01", "watched"), ("2013-02", "told")):  # the first model needs outcomes of two months
-        stack.start(MONITOR, run, partition_key=month).raise_for_status()
-        assert stack.finished(MONITOR, run) == "success"
+        stack.start(f"{model}_monitor", run, partition_key=month).raise_for_status()
+        assert stack.finished(f"{model}_monitor", run) == "success"
 
-    told = [message["Message"] for message in local_aws.messages(stack.s3_url)]
-    assert any(text.startswith("2013-02: Retrain: ") for text in told), told
+    told = [each["Message"] for each in local_aws.messages(stack.s3_url) if each["Subject"] == model]
+    assert [text for text in told if text.startswith("2013-02: Retrain: ")], told
+    assert stack.finished(f"{model}_train", f"{model}-first_model-2013-02") == "success"
+    assert stack.finished(f"{model}_deploy", f"{model}-version-1") == "success"
+    assert stack.stores.ledger.traffic(model).split == {"1": 100}
 
 
 def test_nothing_of_the_tables_is_in_the_home(stack: RunningStack) -> None:

@@ -40,6 +40,7 @@ def test_a_killed_landing_is_tried_again_and_lands_the_month_once(stack: Running
 def test_a_killed_training_continues_its_run_and_registers_one_version(stack: RunningStack) -> None:
     for month in ("2013-01", "2013-02", "2013-03"):
         stack.ingested(month)
+    stack.at_rest()
     run_id, before = "killed-training", len(stack.stores.registry.versions(MODEL))
     form = {"through": "2013-03", "trials": 1, "reason": "demand"}
     stack.start("flight_delays_train", run_id, conf=form).raise_for_status()

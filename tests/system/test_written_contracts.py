@@ -40,6 +40,7 @@ def lived(stack: RunningStack) -> RunningStack:
     """The stack after months that were ingested, trained on, served and watched; by earlier tests or now."""
     for month in MONTHS[:2]:
         stack.ingested(month)
+    stack.at_rest()
     if stack.stores.ledger.latest(Kind.PROMOTION, MODEL) is None:
         form = {"through": MONTHS[1], "trials": 1, "reason": "demand"}
         stack.start("flight_delays_train", "contracts", conf=form).raise_for_status()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
+import shutil
 import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mlops_provider.cli import cluster, compose_file, native, up
+from mlops_provider.cli import cluster, cluster_folder, compose_file, down, native, up
 from mlops_provider.cli.home import Home, Secrets, Stack
 from mlops_provider.cli.native import Cluster
 from mlops_provider.exceptions import ConfigurationError
@@ -136,12 +140,84 @@ def test_programs_that_are_missing_are_named_with_what_installs_them(
         cluster.refuse(services, set())
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root needs another user for Postgres")
-def test_a_home_that_postgres_can_not_reach_is_refused_with_a_way_out(services: Cluster, tmp_path: Path) -> None:
-    tmp_path.chmod(0o700)
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root needs another user for Postgres")
 
-    with pytest.raises(ConfigurationError, match="set MLOPS_HOME to a folder"):
-        cluster.prepare(services)
+
+@pytest.fixture
+def state(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """In place of the system's folder for what lasts; other users may pass through."""
+    folder = Path(tempfile.mkdtemp(prefix="mlops-state-"))
+    monkeypatch.setattr(cluster_folder, "STATE", folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+@as_root
+def test_in_a_home_that_is_closed_to_postgres_its_data_lies_outside_and_is_found_again(home: Home, state: Path) -> None:
+    home.root.parent.chmod(0o700)
+    cluster_folder.place(home, "postgres")
+    services = Cluster(home, environment={})
+
+    cluster.prepare(services)
+    cluster.make_database(services, services.instances["postgres"])
+
+    database = services.volume("postgres")
+    assert state in database.parents
+    assert ((database / "PG_VERSION").owner(), mode(database)) == ("postgres", 0o700)
+    beside = [*services.folder.iterdir(), *database.parent.iterdir()]
+    assert {mode(each) for each in beside if each.name not in ("volumes", "postgres")} == {0o700}
+    assert mode(home.root) == 0o700
+    cluster_folder.place(home, "postgres")
+    assert Cluster(home, environment={}).volume("postgres") == database
+
+
+@as_root
+def test_what_lies_outside_goes_with_a_cluster_in_memory_and_stays_with_a_bucket(
+    home: Home, state: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLOPS_HOME", str(home.root))
+    home.root.parent.chmod(0o700)
+    cluster_folder.place(home, "postgres")
+
+    assert down.main(argparse.Namespace()) == 0
+    [kept] = state.iterdir()
+    cluster_folder.in_memory(home).touch()
+    assert down.main(argparse.Namespace()) == 0
+
+    assert kept.name.startswith("cluster-")
+    assert list(state.iterdir()) == []
+    assert not cluster_folder.is_outside(home)
+    assert "Nothing is up here" in capsys.readouterr().out
+
+
+@as_root
+def test_a_home_that_was_closed_after_its_databases_were_made_is_refused_in_words(home: Home, state: Path) -> None:
+    home.root.parent.chmod(0o700)
+    database = home.root / "cluster/volumes/postgres/PG_VERSION"
+    database.parent.mkdir(parents=True)
+    database.touch()
+
+    with pytest.raises(ConfigurationError, match=r"can't enter .* any more: chmod"):
+        cluster_folder.place(home, "postgres")
+    assert database.exists()
+    (home.root / "cluster/in_memory").touch()  # what its S3 held is gone with it
+    cluster_folder.place(home, "postgres")
+    assert cluster_folder.is_outside(home)
+
+
+@as_root
+def test_where_postgres_can_go_nowhere_a_home_is_asked_for(home: Home, state: Path) -> None:
+    home.root.parent.chmod(0o700)
+    closed = home.root / "state"
+    cluster_folder.STATE = closed
+
+    with pytest.raises(ConfigurationError, match=f"nor {closed}: set MLOPS_HOME to a folder"):
+        cluster_folder.place(home, "postgres")
+    assert not (home.root / "cluster").exists()
 
 
 def test_a_taken_port_is_named_with_its_variable(home: Home) -> None:

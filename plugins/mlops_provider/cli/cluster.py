@@ -13,10 +13,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
-from mlops_provider.cli import local_aws, settings_file
+from mlops_provider.cli import cluster_folder, local_aws, settings_file
 from mlops_provider.cli.home import SETTINGS_FILE, Home, Stack, write_private
 from mlops_provider.cli.native import FOREIGN, Cluster, Instance
-from mlops_provider.cli.processes import members, recorded, start, stop, tail
+from mlops_provider.cli.processes import identity, members, recorded, start, stop, tail
 from mlops_provider.cli.stack import stop_stack
 from mlops_provider.cli.up import refuse_taken, say
 from mlops_provider.exceptions import ConfigurationError, StoreUnavailableError
@@ -52,6 +52,8 @@ def bring_up(home: Home, *, timeout: float) -> None:
     cluster = started_before(home) if alive else Cluster(home)
     refuse(cluster, alive)
     if not alive:
+        cluster_folder.place(home, cluster.user)
+        cluster = Cluster(home, ports=cluster.ports)  # all of its paths begin with that folder
         discard_orphaned(cluster)
     prepare(cluster)
     remember(cluster)
@@ -112,14 +114,12 @@ def discard_orphaned(cluster: Cluster) -> None:
 
     :raises ConfigurationError: The volumes speak of tables in a bucket, and these are to be in memory.
     """
-    mark, database = _in_memory(cluster.home), cluster.volume("postgres") / "PG_VERSION"
-    discarded = cluster.folder.with_name("cluster.discarded")
-    _remove(discarded)  # what is left of a removal that was interrupted
+    home, database = cluster.home, cluster.volume("postgres") / "PG_VERSION"
+    mark = cluster_folder.in_memory(home)
+    cluster_folder.sweep(home)
     if mark.exists():
         say("the earlier cluster had its tables in memory: starting afresh")
-        # All at once: a removal that is interrupted must not leave the volumes without their mark.
-        cluster.folder.rename(discarded)
-        _remove(discarded)
+        cluster_folder.empty(home)
     elif cluster.in_memory and database.exists():
         raise ConfigurationError(
             f"{cluster.folder} holds databases that speak of tables in a bucket. Name that bucket as before, or give "
@@ -130,11 +130,6 @@ def discard_orphaned(cluster: Cluster) -> None:
         mark.touch()
 
 
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
-
-
 def ports(cluster: Cluster) -> dict[str, int]:
     """Port of this machine by the name it has in a stack."""
     return {name: port for name, service in PUBLISHED.items() if (port := cluster.published.get(service))}
@@ -143,8 +138,6 @@ def ports(cluster: Cluster) -> dict[str, int]:
 def prepare(cluster: Cluster) -> None:
     """Make the folders that stand for the image, the volumes and the containers, and the files in them."""
     home, image = cluster.home, cluster.folder / "image"
-    if os.getuid() == 0:
-        _let_postgres_through(cluster)
     inside = image / cluster.image.folder.strip("/")
     (inside / "config").mkdir(parents=True, exist_ok=True)
     for target, source in cluster.image.copied.items():
@@ -164,6 +157,18 @@ def prepare(cluster: Cluster) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
             file.chmod(0o644)
+    _let_others_through(cluster)
+
+
+def _let_others_through(cluster: Cluster) -> None:
+    """Give parts that run as another user the way to their data, now that everything beside is there to be closed."""
+    if cluster.user:
+        cluster_folder.let_through(cluster.home)
+    for instance in cluster.instances.values():
+        if user := instance.process.user:
+            instance.folder.chmod(0o755)
+            for volume in map(cluster.volume, instance.service.mounts.values()):
+                shutil.chown(volume, user)
 
 
 def remember(cluster: Cluster) -> None:
@@ -293,11 +298,16 @@ def make_database(cluster: Cluster, instance: Instance) -> None:
         return
     say("making the databases")
     environment = dict(instance.process.environment)
+    # Beside the volume until it is whole, which then is a matter of a name.
+    fresh = data.with_name(f"{data.name}.fresh")
+    if fresh.exists():  # what is left of a start that was interrupted
+        shutil.rmtree(fresh)
+    fresh.mkdir(mode=0o700)
     # Short, as the path of a socket may be: the scripts speak with the server while it listens there only.
     with tempfile.TemporaryDirectory(prefix="pg") as short, instance.process.log.open("ab") as log:
-        fresh, password = Path(short, "data"), Path(short, "password")
+        password = Path(short, "password")
         password.write_text(environment["POSTGRES_PASSWORD"], encoding="utf-8")
-        for path in (Path(short), password):
+        for path in (fresh, Path(short), password):
             if user:
                 shutil.chown(path, user)
         server = ["pg_ctl", "--pgdata", str(fresh), "--wait", "--silent"]
@@ -309,58 +319,27 @@ def make_database(cluster: Cluster, instance: Instance) -> None:
             *(["/bin/sh", str(path)] for path in sorted(scripts)),
             [*server, "--mode", "fast", "stop"],
         ]  # fmt: skip
+
+        def run(step: list[str]) -> int:
+            inside = environment | {"PGHOST": short}
+            done = subprocess.run(step, env=inside, cwd=short, stdout=log, stderr=log, check=False, **identity(user))
+            return done.returncode
+
         try:
             for step in steps:
-                done = subprocess.run(
-                    step, env=environment | {"PGHOST": short}, cwd=short, user=user, stdout=log, stderr=log, check=False
-                )
-                if done.returncode:
+                if run(step):
                     end = tail(instance.process.log)
                     raise ConfigurationError(f"`{step[0]}` failed. The end of {instance.process.log}:\n{end}")
         except BaseException:
-            stop_now = [*server, "--mode", "immediate", "stop"]
-            subprocess.run(stop_now, env=environment, user=user, stdout=log, stderr=log, check=False)
+            run([*server, "--mode", "immediate", "stop"])
             raise
         data.rmdir()
-        shutil.move(fresh, data)
+        fresh.rename(data)
 
 
 def environment_of(home: Home, service: str) -> dict[str, str]:
     """What a service of the running cluster has in its environment."""
     return dict(started_before(home).instances[service].process.environment)
-
-
-def _let_postgres_through(cluster: Cluster) -> None:
-    """
-    Open the way to the data of Postgres, which refuses to run as root, and close everything beside it.
-
-    :raises ConfigurationError: Its user may not enter a folder above the home.
-    """
-    home = cluster.home.root
-    volumes = cluster.folder / "volumes"
-    volumes.mkdir(parents=True, exist_ok=True)
-    for folder in (home, cluster.folder, volumes):
-        for beside in folder.iterdir():
-            if not beside.is_symlink():
-                beside.chmod(beside.stat().st_mode & 0o700)
-        folder.chmod(0o711)
-    for instance in cluster.instances.values():
-        if user := instance.process.user:
-            for volume in map(cluster.volume, instance.service.mounts.values()):
-                volume.mkdir(exist_ok=True)
-                shutil.chown(volume, user)
-            instance.folder.mkdir(exist_ok=True)
-            instance.folder.chmod(0o755)
-            probe = subprocess.run(["/usr/bin/test", "-x", volumes], user=user, check=False)
-            _refuse_closed(home, probe.returncode)
-
-
-def _refuse_closed(home: Path, code: int) -> None:
-    if code:
-        raise ConfigurationError(
-            f"Nothing was started. Postgres does not run as root, and its user can't enter {home}: set MLOPS_HOME to a "
-            "folder that every user may pass through, such as /var/tmp/mlops."
-        )
 
 
 def _link(link: Path, target: Path) -> None:
@@ -370,11 +349,6 @@ def _link(link: Path, target: Path) -> None:
         return
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(target)
-
-
-def _in_memory(home: Home) -> Path:
-    """There if the tables of this home's cluster were in memory."""
-    return home.root / "cluster" / "in_memory"
 
 
 def _started(home: Home) -> Path:

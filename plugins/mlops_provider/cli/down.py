@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
+from mlops_provider.cli import cluster_folder
 from mlops_provider.cli.home import Home, Stack
 from mlops_provider.cli.processes import members, recorded
 from mlops_provider.cli.stack import stop_stack
@@ -27,8 +28,10 @@ def main(arguments: argparse.Namespace) -> int:
                 f"Could not stop {', '.join(left)}: see `ps -s` with the numbers in {home.run}."
             )
         Stack.forget(home)
+        cluster_folder.leave(home)
     if stopped:
-        stays = f"Data and logs stay in {home.root}."
+        places = f"{home.root} and {cluster_folder.folder(home)}" if cluster_folder.is_outside(home) else home.root
+        stays = f"Data and logs stay in {places}."
         if stack and stack.store == "s3":
             stays = "Tables, artifacts and task logs were in the memory of its S3 and are gone."
         print(f"Stopped {', '.join(stopped)} in {time.monotonic() - began:.0f} s. {stays}")

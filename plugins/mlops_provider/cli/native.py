@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
-from mlops_provider.cli import compose_file
+from mlops_provider.cli import cluster_folder, compose_file
 from mlops_provider.cli.compose_file import ComposeService
 from mlops_provider.cli.home import LOOPBACK, Home, Secrets
 from mlops_provider.cli.processes import Service
@@ -97,7 +97,12 @@ class Cluster:
     @property
     def folder(self) -> Path:
         """Where volumes and containers have their files."""
-        return self.home.root / "cluster"
+        return cluster_folder.folder(self.home)
+
+    @property
+    def user(self) -> str | None:
+        """Who beside the caller runs a part of it; None if nobody does."""
+        return next((each.process.user for each in self.instances.values() if each.process.user), None)
 
     @property
     def published(self) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -76,12 +78,17 @@ def start(service: Service, pid_folder: Path, folder: Path) -> tuple[Running, su
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            user=service.user,
+            **identity(service.user),
         )
     running = Running(service.name, process.pid, birth_of(process.pid) or "", os.path.realpath(service.executable))
     content = f"{running.pid}\n{running.birth}\n{running.executable}\n"
     (pid_folder / f"{service.name}.pid").write_text(content, encoding="utf-8")
     return running, process
+
+
+def identity(user: str | None) -> dict[str, Any]:
+    """Arguments of ``subprocess`` that make a process that of *user*, with none of the caller's groups."""
+    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if user else {}
 
 
 def recorded(pid_folder: Path) -> list[Running]:
