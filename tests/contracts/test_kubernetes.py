@@ -159,9 +159,24 @@ def test_only_the_job_reads_the_login_that_owns_the_ledger() -> None:
     assert readers == ["Job"]
 
 
+def test_model_servers_know_the_tokens_and_tasks_have_one_if_the_cluster_does() -> None:
+    [server] = documents("model-server.yaml")[0]["spec"]["template"]["spec"]["containers"]
+    read = {
+        who: {
+            each["secretRef"]["name"]: each["secretRef"].get("optional", False) for each in given if "secretRef" in each
+        }
+        for who, given in (("server", server["envFrom"]), ("airflow", yaml.safe_load(VALUES["extraEnvFrom"])))
+    }
+
+    assert read == {
+        "server": {"mlops-stores": False, "mlops-server-tokens": True, "mlops-pseudonyms": True},
+        "airflow": {"mlops-stores": False, "mlops-server-token": True, "mlops-pseudonyms": True},
+    }
+
+
 def test_the_page_names_every_secret_and_setting() -> None:
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
-    secrets = set(re.findall(r"mlops-(?:stores|settings|ledger)[\w-]*", str([*MANIFESTS, VALUES])))
+    secrets = set(re.findall(r"mlops-(?:stores|settings|ledger|server|pseudonyms)[\w-]*", str([*MANIFESTS, VALUES])))
     secrets |= {value for key, value in {**VALUES, **VALUES["data"]}.items() if key.endswith("SecretName")}
     secrets |= {each["secret"]["secretName"] for each in VALUES["apiServer"]["extraVolumes"] if "secret" in each}
 

@@ -25,8 +25,10 @@ from packaging.utils import canonicalize_name
 
 from mlops_provider.cli import compose_file
 from mlops_provider.core import names
+from mlops_provider.core.pseudonyms import Pseudonyms
 from mlops_provider.get_provider_info import get_provider_info
 from mlops_provider.serving.process import SHUTDOWN_SECONDS
+from mlops_provider.serving.tokens import Tokens
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "plugins" / "mlops_provider"
@@ -338,6 +340,44 @@ def test_airflow_has_a_connection_to_s3_and_no_keys_of_its_own(composed: dict[st
     assert {name for name, found in environments.items() if "AWS_SECRET_ACCESS_KEY" in found} == {
         "s3-bucket", "mlflow", "model-server-1", "model-server-2",
     }  # fmt: skip
+
+
+def test_model_servers_know_the_tokens_and_who_calls_them_has_one(env_file: Path, tmp_path: Path) -> None:
+    given = {
+        "MLOPS_SERVER_TOKENS": "airflow sha256:0123, web 4567 2027-01-31T12:00:00Z",
+        "MLOPS_SERVER_TOKEN": "of-airflow",
+        "MLOPS_PSEUDONYM_KEYS": "2026 new, 2025 old",
+    }
+    file = tmp_path / ".env"
+    quoted = "\n".join(f"{name}='{value}'" for name, value in given.items())
+    file.write_text(f"{env_file.read_text(encoding='utf-8')}\nCOMPOSE_PROFILES=s3-in-memory,tools\n{quoted}\n")
+
+    run = compose_config("--format", "json", env_file=file)
+    composed = {name: found.get("environment", {}) for name, found in json.loads(run.stdout)["services"].items()}
+    native = compose_file.read(ROOT / "docker-compose.yaml", compose_file.variables(file))
+
+    servers = {"model-server-1", "model-server-2"}
+    airflow = {name for name, found in composed.items() if "AIRFLOW__CORE__EXECUTOR" in found}
+    for environments in (composed, {name: service.environment for name, service in native.items()}):
+        told = {
+            variable: {name for name, found in environments.items() if found.get(variable) == value}
+            for variable, value in given.items()
+        }
+        assert told == {
+            "MLOPS_SERVER_TOKENS": servers,
+            "MLOPS_SERVER_TOKEN": {*airflow, "tools"},
+            "MLOPS_PSEUDONYM_KEYS": {*servers, *airflow, "tools"},
+        }
+
+
+def test_tokens_and_secrets_of_pseudonyms_may_be_left_out(composed: dict[str, Any]) -> None:
+    optional = ("MLOPS_SERVER_TOKENS", "MLOPS_SERVER_TOKEN", "MLOPS_PSEUDONYM_KEYS")
+    services = composed["services"].values()
+    values = [found.get("environment", {}).get(name, "") for found in services for name in optional]
+
+    assert set(values) == {""}
+    assert not Tokens.from_environment(dict.fromkeys(optional, "")).required
+    assert Pseudonyms.of((), "") == Pseudonyms()
 
 
 def test_keys_and_region_of_a_shell_reach_no_service(env_file: Path, composed: dict[str, Any]) -> None:
