@@ -48,16 +48,16 @@ def test_task_logs_are_read_from_s3(stack: RunningStack) -> None:
 
 
 def test_a_decision_to_retrain_arrives_in_a_queue_and_leads_to_a_version_that_serves(stack: RunningStack) -> None:
-    model = "airport_temperature"  # that no other test trains: it has no champion yet, whatever ran before
-    for month in ("2013-01", "2013-02"):
+    model = "adult_income"  # that no other test trains: it has no champion yet, whatever ran before
+    for month in ("2025-01", "2025-02"):
         stack.ingested(month, model)
-    for month, run in (("2013-01", "watched"), ("2013-02", "told")):  # the first model needs outcomes of two months
+    for month, run in (("2025-01", "watched"), ("2025-02", "told")):  # the first model needs outcomes of two months
         stack.start(f"{model}_monitor", run, partition_key=month).raise_for_status()
         assert stack.finished(f"{model}_monitor", run) == "success"
 
     told = [each["Message"] for each in local_aws.messages(stack.s3_url) if each["Subject"] == model]
-    assert [text for text in told if text.startswith("2013-02: Retrain: ")], told
-    assert stack.finished(f"{model}_train", f"{model}-first_model-2013-02") == "success"
+    assert [text for text in told if text.startswith("2025-02: Retrain: ")], told
+    assert stack.finished(f"{model}_train", f"{model}-first_model-2025-02") == "success"
     assert stack.finished(f"{model}_deploy", f"{model}-version-1") == "success"
     assert stack.stores.ledger.traffic(model).split == {"1": 100}
 
