@@ -146,7 +146,7 @@ as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root needs another u
 @pytest.fixture
 def state(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """In place of the system's folder for what lasts; other users may pass through."""
-    folder = Path(tempfile.mkdtemp(prefix="mlops-state-"))
+    folder = Path(tempfile.mkdtemp(prefix="mlops-state-", dir="/var/tmp"))  # whatever TMPDIR is
     monkeypatch.setattr(cluster_folder, "STATE", folder)
     yield folder
     shutil.rmtree(folder)

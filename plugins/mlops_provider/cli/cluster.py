@@ -304,7 +304,8 @@ def make_database(cluster: Cluster, instance: Instance) -> None:
         shutil.rmtree(fresh)
     fresh.mkdir(mode=0o700)
     # Short, as the path of a socket may be: the scripts speak with the server while it listens there only.
-    with tempfile.TemporaryDirectory(prefix="pg") as short, instance.process.log.open("ab") as log:
+    place = "/tmp" if user else None  # noqa: S108 - the folder in it is made afresh; a TMPDIR of root's may be closed
+    with tempfile.TemporaryDirectory(prefix="pg", dir=place) as short, instance.process.log.open("ab") as log:
         password = Path(short, "password")
         password.write_text(environment["POSTGRES_PASSWORD"], encoding="utf-8")
         for path in (fresh, Path(short), password):
