@@ -37,7 +37,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-dev demo up cluster down test test-s3 test-cluster check format compat bench docs lock clean
+.PHONY: help setup setup-dev demo up cluster down test test-s3 test-swaps test-cluster check format compat bench docs lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -70,6 +70,9 @@ test-cluster: setup-dev  ## the production topology: two months through it, then
 
 test-s3: setup-dev  ## the system tests once more, on a stack whose tables, reports, artifacts and logs are on S3
 	MLOPS_TEST_STORE=s3 $(BIN)/python -m pytest tests/system $(ARGS)
+
+test-swaps: setup-dev  ## 100,000 requests during ten promotions and two rollbacks: none fails, none is mixed up, each is logged once
+	MLOPS_TEST_SWAPS=whole $(BIN)/python -m pytest -s tests/integration/test_serving_swaps.py $(ARGS)
 
 check: setup-dev  ## lint, format, types, layers, generated pages
 	$(BIN)/ruff check .

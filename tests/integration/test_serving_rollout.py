@@ -6,7 +6,6 @@ import contextlib
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,10 +13,9 @@ import httpx
 import psutil
 import pytest
 
-from mlops_provider.core.names import Header, Kind, Table
+from mlops_provider.core.names import Header, Table
 from mlops_provider.exceptions import ServingCheckError, StoreUnavailableError
 from mlops_provider.steps.deploy import check_serving, deploy
-from mlops_provider.steps.rollback import rollback
 from mlops_provider.stores import predictions
 from mlops_provider.stores.replicas import Replica
 from mlops_provider.targets import Server
@@ -75,34 +73,6 @@ def delivered(world: World) -> list[tuple[str, int]]:
     predictions.deliver(world.tables, uri, world.spool / MODEL)
     log = world.tables.read(uri)
     return list(zip(log["request_id"], log["row"], strict=True))
-
-
-def test_a_release_and_its_rollback_under_load_on_two_replicas(world: World) -> None:
-    world.register(1)
-    world.register(2, recorded=False)
-    servers = [world.serve("a"), world.serve("b")]
-    target, spec = world.target(), world.spec()
-    check_serving(spec, world.stores, "1", target=target, origin=origin("check_serving", "one"))
-    deploy(spec, world.stores, "1", target=target, origin=origin(run="one"))
-    world.record("2", champion="1")
-    callers = [Callers(server) for server in servers]
-
-    check_serving(spec, world.stores, "2", target=target, origin=origin("check_serving", "two"))
-    settled = deploy(spec, world.stores, "2", target=target, origin=origin(run="two"))
-    time.sleep(0.3)
-    back = rollback(MODEL, world.stores, reason="drill", target=target, origin=origin("rollback_model", "back"))
-    time.sleep(0.3)
-    for each in callers:
-        each.stop()
-
-    answers = [answer for each in callers for answer in each.answers]
-    assert (settled.split, back.split) == ({"2": 100}, {"1": 100})
-    assert Counter(answer.status_code for answer in answers) == {200: len(answers)}
-    assert {answer.headers[Header.VERSION] for answer in answers} == {"1", "2"}
-    assert {server.score().headers[Header.VERSION] for server in servers for _ in range(5)} == {"1"}
-    seen = world.ledger.latest(Kind.SERVING_CHECK, MODEL).payload
-    assert seen["seconds"] > 0
-    assert len(seen["replicas"]) == 2
 
 
 def test_a_version_that_only_one_replica_refuses_is_not_released(world: World) -> None:

@@ -164,39 +164,6 @@ def test_a_loaded_version_without_traffic_answers_only_when_pinned(world: World)
     assert {server.score().headers[Header.VERSION] for _ in range(20)} == {"1"}
 
 
-def test_swaps_under_load_fail_no_request_and_mix_no_versions(world: World) -> None:
-    server, rows = world.servers[0], frame(3, 3)
-    expected = {version: pytest.approx(world.expected(version, rows), abs=1e-12) for version in ("1", "2")}
-    answers: list[httpx.Response] = []
-    done = threading.Event()
-
-    def load() -> None:
-        with httpx.Client(timeout=10) as client:
-            while not done.is_set():
-                answers.append(client.post(f"{server.url}/invocations", json=records(3)))
-
-    callers = [threading.Thread(target=load) for _ in range(4)]
-    for caller in callers:
-        caller.start()
-    allowed: dict[int, set[str]] = {}
-    for split in [{"1": 50, "2": 50}, {"2": 100}, {"1": 100}, {"1": 90, "2": 10}, {"2": 100}, {"1": 100}]:
-        moved = world.settle(split)
-        allowed[moved.generation] = set(split)
-        server.wait_for_generation(moved.generation)
-        time.sleep(0.2)
-    done.set()
-    for caller in callers:
-        caller.join()
-
-    assert len(answers) > 50
-    assert {answer.status_code for answer in answers} == {200}
-    assert {answer.headers[Header.VERSION] for answer in answers} == {"1", "2"}
-    for answer in answers:
-        version, generation = answer.headers[Header.VERSION], int(answer.headers[Header.GENERATION])
-        assert version in allowed.get(generation, {"1", "2"})
-        assert answer.json()["predictions"] == expected[version]
-
-
 def test_it_goes_on_serving_while_ledger_and_registry_are_away(own_world: World) -> None:
     own_world.register(1)
     own_world.settle({"1": 100})
