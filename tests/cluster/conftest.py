@@ -10,27 +10,47 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from mlops_provider.cli.native import free_ports
+from mlops_provider.core.names import Table
+from mlops_provider.spec import load_spec
 from support.cluster import PORTS, RunningCluster
-from support.stack import ROOT
+from support.stack import MODEL, ROOT
 
 HERE = Path(__file__).parent
 
 
+CHANGED: dict[str, dict[str, Any]] = {
+    "in_chunks": {"chunk_rows": 8192, "look_back_hours": 36},
+    "slowly": {
+        "rollout": {
+            "strategy": "canary",
+            "steps": [10, 50, 100],
+            "soak_seconds": 12,
+            "guards": {"errors": {"maximum": 0.02, "minimum_requests": 20}},
+            "wait_at_most_seconds": 120,
+            "look_seconds": 6,
+        }
+    },
+}
+"""Copies of the flights' use case beside the DAGs of the tests, and what each declares otherwise."""
+
+
 def make_project(folder: Path) -> Path:
-    """A project with the suite's own DAGs, and those of the tests; the flights are declared in chunks, too."""
+    """A project with the suite's own DAGs, and those of the tests."""
     project = folder / "project"
-    chunks = project / "dags/in_chunks"
-    shutil.copytree(ROOT / "include/flight_delays", chunks, ignore=shutil.ignore_patterns("__pycache__"))
-    declaration = yaml.safe_load((chunks / "model.yaml").read_text())
-    declaration |= {"chunk_rows": 8192, "look_back_hours": 36}
-    declaration["resources"] |= {"build_features": {"queue": "heavy"}}
-    (chunks / "model.yaml").write_text(yaml.safe_dump(declaration))
-    (project / "dags/.airflowignore").write_text("in_chunks\n")
+    for name, changes in CHANGED.items():
+        copy = project / "dags" / name
+        shutil.copytree(ROOT / "include/flight_delays", copy, ignore=shutil.ignore_patterns("__pycache__"))
+        declaration = yaml.safe_load((copy / "model.yaml").read_text()) | changes
+        if name == "in_chunks":
+            declaration["resources"] |= {"build_features": {"queue": "heavy"}}
+        (copy / "model.yaml").write_text(yaml.safe_dump(declaration))
+    (project / "dags/.airflowignore").write_text("".join(f"{name}\n" for name in CHANGED))
     for file in [*(ROOT / "dags").glob("*.py"), *(HERE / "dags").glob("*.py")]:
         (project / "dags" / file.name).symlink_to(file)
     for name in ("include", "airflow_settings.yaml", "docker-compose.yaml", "Dockerfile", ".env.example"):
@@ -78,3 +98,20 @@ def cluster() -> Iterator[RunningCluster]:
             shutil.copytree(folder / "home/logs", keep, dirs_exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         assert down.returncode == 0, down.stderr
+
+
+@pytest.fixture(scope="session")
+def replayed(cluster: RunningCluster) -> str:
+    """Two months went through; what the replay printed."""
+    run = cluster.mlops("replay", "--months", "2", "--timeout", "600")
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    return run.stdout
+
+
+@pytest.fixture(scope="session")
+def flights(cluster: RunningCluster, replayed: str) -> list[dict[str, Any]]:
+    """Rows that the server can answer."""
+    tables = cluster.stores.tables
+    columns = load_spec(ROOT / "include/flight_delays/model.yaml").feature_columns
+    frame = tables.read(tables.uri(MODEL, Table.FEATURES), partitions=["2013-02"], columns=columns)
+    return [{str(name): value for name, value in row.items()} for row in frame.dropna().head(4).to_dict("records")]

@@ -21,24 +21,7 @@ from mlops_provider.steps import ingest as steps
 from mlops_provider.stores import predictions
 from mlops_provider.stores.suite import Stores
 from support.cluster import KEYS, RunningCluster
-from support.stack import MODEL, ROOT, wait_until
-
-
-@pytest.fixture(scope="session")
-def replayed(cluster: RunningCluster) -> str:
-    """Two months went through; what the replay printed."""
-    run = cluster.mlops("replay", "--months", "2", "--timeout", "600")
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    return run.stdout
-
-
-@pytest.fixture(scope="session")
-def flights(cluster: RunningCluster, replayed: str) -> list[dict[str, Any]]:
-    """Rows that the server can answer."""
-    tables = cluster.stores.tables
-    columns = load_spec(ROOT / "include/flight_delays/model.yaml").feature_columns
-    frame = tables.read(tables.uri(MODEL, Table.FEATURES), partitions=["2013-02"], columns=columns)
-    return [{str(name): value for name, value in row.items()} for row in frame.dropna().head(4).to_dict("records")]
+from support.stack import MODEL, wait_until
 
 
 def ingest(cluster: RunningCluster, month: str, dag_id: str = "flight_delays_ingest") -> str:
