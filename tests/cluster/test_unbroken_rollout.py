@@ -62,7 +62,7 @@ def test_a_rollout_goes_on_where_it_was_after_its_worker_the_triggerer_and_the_s
         return airflow.tasks(DEPLOY, run_id)[TASK]
 
     def waits_with(least: int) -> int:
-        """Wait until the version has that share, or more, and the task has checked out of its worker; give the share."""
+        """Wait until the version has that share, or more, and its task no worker; give the share."""
         found = 0
 
         def waits() -> bool:

@@ -19,15 +19,16 @@ from sklearn.pipeline import make_pipeline
 
 from mlops_provider.adapters import tasks
 from mlops_provider.adapters.onnx_graph import INPUT, OUTPUT
-from mlops_provider.core.names import Kind, Table
+from mlops_provider.core.names import Header, Kind, Table
 from mlops_provider.exceptions import ConfigurationError, EvidenceError, ServingCheckError
 from mlops_provider.serving import loader
 from mlops_provider.steps import conversion, models, verification
 from mlops_provider.steps.declaration import Declaration
+from mlops_provider.steps.deploy import check_serving, deploy
 from mlops_provider.stores import model_files
 from support.own_types import MARKER, Bomb, Fuse
 from support.parcels import FUNCTIONS, Parcels
-from support.serving import COLUMNS, MODEL, World, frame
+from support.serving import COLUMNS, MODEL, World, frame, origin
 
 FUSE = "support.own_types.Fuse"
 
@@ -164,6 +165,29 @@ def test_a_poisoned_estimator_is_refused_at_every_door(world: World, poison: Poi
     for door in DOORS:
         with pytest.raises(ServingCheckError, match=IN_SKOPS[poison]):
             door(world)
+    assert not marker.exists()
+
+
+def test_a_rollout_of_a_poisoned_version_moves_no_traffic_and_is_an_incident(world: World, marker: Path) -> None:
+    server, spec, target = world.serve(), world.spec(), world.target()
+    deploy(spec, world.stores, "1", target=target, origin=origin(run="first"))
+    for version in ("2", "3"):
+        world.register(int(version), recorded=False)
+        world.record(version, champion="1")
+        a_pickle(folder(world, MODEL, version))
+    before = world.ledger.traffic_history(MODEL)
+
+    for version, step in (("2", check_serving), ("3", deploy)):
+        with pytest.raises(ServingCheckError, match=f"such as a pickle.* Version {version} got no traffic"):
+            step(spec, world.stores, version, target=target, origin=origin(run=version))
+
+    assert world.ledger.traffic_history(MODEL) == before
+    found = [record.payload for record in world.ledger.history(Kind.INCIDENT, MODEL)]
+    assert [(each["version"], each["champion"], each["split"], each["most"]) for each in found] == [
+        ("2", "1", {"1": 100}, 0),
+        ("3", "1", {"1": 100}, 0),
+    ]
+    assert server.score().headers[Header.VERSION] == "1"
     assert not marker.exists()
 
 

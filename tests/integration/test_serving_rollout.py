@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from mlops_provider.core.names import Header, Table
+from mlops_provider.core.names import Header, Kind, Table
 from mlops_provider.exceptions import ServingCheckError, StoreUnavailableError
 from mlops_provider.steps.deploy import check_serving, deploy
 from mlops_provider.stores import predictions
@@ -90,6 +90,8 @@ def test_a_version_that_only_one_replica_refuses_is_not_released(world: World) -
         check_serving(spec, world.stores, "2", target=target, origin=origin("check_serving", "two"), patience=15)
 
     assert world.ledger.traffic(MODEL).split == {"1": 100}
+    incident = world.ledger.latest(Kind.INCIDENT, MODEL).payload
+    assert (incident["version"], incident["most"], incident["replicas"]) == ("2", 0, ["a", "b"])
 
 
 def test_a_killed_replica_is_left_out_and_without_any_the_rollout_fails_in_words(

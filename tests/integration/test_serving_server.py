@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from mlops_provider.core.columns import Column
 from mlops_provider.core.names import Environment, Header
@@ -164,19 +164,36 @@ def test_a_loaded_version_without_traffic_answers_only_when_pinned(world: World)
     assert {server.score().headers[Header.VERSION] for _ in range(20)} == {"1"}
 
 
-def test_it_goes_on_serving_while_ledger_and_registry_are_away(own_world: World) -> None:
+def test_it_goes_on_serving_while_ledger_and_registry_are_away_and_follows_when_they_are_back(
+    own_world: World, postgres: Callable[[str], str]
+) -> None:
+    own_world.use_ledger_at(postgres("away"))
     own_world.register(1)
+    own_world.register(2)
     own_world.settle({"1": 100})
     server = own_world.serve()
     server.wait_for_generation(1)
+    there, away = own_world.folder / "mlflow.db", own_world.folder / "mlflow-away.db"
+    address = sa.make_url(own_world.ledger_url)
+    by = sa.create_engine(address.set(database="postgres"), isolation_level="AUTOCOMMIT")
 
-    own_world.ledger_file.rename(own_world.folder / "away.db")
-    shutil.move(own_world.folder / "mlflow.db", own_world.folder / "mlflow-away.db")
-    time.sleep(1.5)
-    answer = server.score()
+    with by.connect() as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE {address.database} ALLOW_CONNECTIONS false")
+        sessions = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+        connection.exec_driver_sql(sessions, (str(address.database),))
+        there.rename(away)
+        wait_until(lambda: server.get("/traffic").json()[MODEL]["errors"], "the server to notice")
+        answers = [server.score() for _ in range(5)]
+        ready = server.get("/ready").status_code
+        connection.exec_driver_sql(f"ALTER DATABASE {address.database} ALLOW_CONNECTIONS true")
+        away.rename(there)
+    by.dispose()
+    server.wait_for_generation(own_world.settle({"2": 100}).generation)
 
-    assert answer.status_code == 200
-    assert server.get("/ready").status_code == 200
+    assert {(answer.status_code, answer.headers[Header.VERSION]) for answer in answers} == {(200, "1")}
+    assert ready == 200
+    assert server.score().headers[Header.VERSION] == "2"
+    own_world.ledger.close()
 
 
 def test_without_any_version_it_lives_but_is_not_ready(own_world: World) -> None:

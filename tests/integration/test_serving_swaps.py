@@ -143,7 +143,7 @@ def test_no_request_fails_or_is_mixed_up_while_versions_come_and_go_and_each_is_
     bodies = [
         json.dumps({"dataframe_records": rows[list(COLUMNS)].to_dict(orient="records")}).encode() for rows in requests
     ]
-    champion, rollbacks, began = "1", [], time.monotonic()
+    champion, good, rollbacks, began = "1", ["1"], [], time.monotonic()
     # One after the other, spread over all requests.
     due = itertools.count(1)
     share = REQUESTS / (PROMOTIONS + len(TAKEN_BACK) + 1)
@@ -172,6 +172,7 @@ def test_no_request_fails_or_is_mixed_up_while_versions_come_and_go_and_each_is_
                 tell(callers, f"rollback: version {champion} for version {version} in {rollbacks[-1]} s")
             else:
                 champion = version
+                good.append(version)
         wait_until(lambda: len(callers.asked) >= REQUESTS or callers.broken, f"{REQUESTS:,} requests", 600)
     took = time.monotonic() - began
 
@@ -182,6 +183,11 @@ def test_no_request_fails_or_is_mixed_up_while_versions_come_and_go_and_each_is_
     assert {each.version for each in asked} == set(world.pipelines)
     assert [each for each in asked if mixed(each, expected[each.version][each.body])][:3] == []
     assert out_of_turn(world, asked)[:3] == []
+    # Once more, and again: never to a version that was rolled back before.
+    for back in good[-2::-1][:2]:
+        by = origin("rollback_model", f"again-{back}")
+        assert rollback(MODEL, world.stores, reason="again", target=target, origin=by).split == {back: 100}
+        assert {server.score().headers[Header.VERSION] for server in servers for _ in range(5)} == {back}
     for server in servers:
         assert server.end() == 0
     assert logged(world) == {

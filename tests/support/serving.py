@@ -148,8 +148,11 @@ class World:
 
     def use_ledger(self, file: Path) -> None:
         self.ledger_file = file
-        self.ledger_url = f"sqlite:///{file}"
-        self.ledger = Ledger(self.ledger_url)
+        self.use_ledger_at(f"sqlite:///{file}")
+
+    def use_ledger_at(self, url: str) -> None:
+        self.ledger_url = url
+        self.ledger = Ledger(url)
         self.stores: Any = SimpleNamespace(tables=self.tables, registry=self.registry, ledger=self.ledger)
 
     def stores_away(self) -> Any:

@@ -56,6 +56,16 @@ def fail(
     return type(failure)(sentence(incident, back))
 
 
+def not_even_loaded(stores: Stores, lever: Lever, version: str, failure: ServingCheckError) -> ServingCheckError:
+    """Record that *version* failed before anything moved for it, and give the error that says so."""
+    current = stores.ledger.traffic(lever.model)
+    generation = current.generation if current else 0
+    about = {"version": version, "generation": generation, "reason": str(failure), "readings": []}
+    nothing_moved: dict[str, Any] = {"restored": None, "seconds": None, "replicas": []}
+    _record(stores, lever, {**about, **nothing_moved}, key=f"{lever.model}:{generation}:{version}")
+    return type(failure)(f"{failure} Version {version} got no traffic.")
+
+
 def complete(stores: Stores, lever: Lever, version: str, *, patience: float) -> None:
     """Record the incident that an earlier try of this task decided on, and was killed before it could."""
     for decided in stores.ledger.history(Kind.ROLLBACK, lever.model):
@@ -98,20 +108,20 @@ def _replicas_back(lever: Lever, back: Traffic, patience: float) -> list[str]:
     return [replica.replica for replica in replicas]
 
 
-def _record(stores: Stores, lever: Lever, about: Mapping[str, Any]) -> Record:
-    """Record an incident; of two tries, both find the first one's."""
+def _record(stores: Stores, lever: Lever, about: Mapping[str, Any], *, key: str = "") -> Record:
+    """Record an incident, by default the one of its generation; of two tries, both find the first one's."""
     history = stores.ledger.traffic_history(lever.model)
     before = [traffic for traffic in history if traffic.generation <= about["generation"]]
     settled = [traffic for traffic in before if traffic.settled]
     payload = {
         **about,
         "champion": rollout.champion(settled[-1]) if settled else None,
-        "split": dict(before[-1].split),
-        "most": max(traffic.split.get(about["version"], 0) for traffic in before),
+        "split": dict(before[-1].split) if before else {},
+        "most": max((traffic.split.get(about["version"], 0) for traffic in before), default=0),
         "strategy": lever.strategy,
         "origin": lever.origin.key,
     }
-    key = f"{lever.model}:{about['generation']}"
+    key = key or f"{lever.model}:{about['generation']}"
     return stores.ledger.append(Kind.INCIDENT, lever.model, payload, key=key, actor=lever.origin.actor)
 
 

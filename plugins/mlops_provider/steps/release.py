@@ -151,9 +151,18 @@ class Release:
         return None
 
     def enter(self, standing: Standing, step: Step, said: Sequence[str] = ()) -> Traffic:
-        """Write the generation of a step, unless nobody is there to follow it, or nothing to judge it by."""
+        """
+        Write the generation of a step, unless nobody is there to follow it, or nothing to judge it by.
+
+        :raises ServingCheckError: The registry's model can't be loaded. Not retried.
+        """
         require_replicas(self.target)
-        _ = self.sample
+        try:
+            _ = self.sample
+        except ServingCheckError as failure:
+            if standing.base and self.version in standing.base.split:
+                raise
+            raise incidents.not_even_loaded(self.stores, self.lever, self.version, failure) from failure
         got = "is a shadow" if self.version in step.shadow else f"gets {step.split[self.version]} %"
         reason = "; ".join([f"version {self.version} {got}", *said])
         return self.lever.move(standing, step.split, settled=False, reason=reason, shadow=step.shadow)
