@@ -42,6 +42,7 @@ STAGES = {
     "rollback": ["rollback_model"],
 }
 TASKS = {f"{model}_{stage}": tasks for model in MODELS for stage, tasks in STAGES.items()}
+TASKS["flight_delays_drill"] = ["drill_rollback"]
 TASKS["flight_delays_by_carrier_train"] = [*STAGES["train"], "plan_segments", "train_segment", "assemble_model"]
 
 PARSE = """
@@ -105,7 +106,7 @@ def test_tasks_are_named_as_the_field_says(parsed: dict[str, object]) -> None:
 
 
 def test_every_task_is_retried(parsed: dict[str, object]) -> None:
-    assert min(parsed["retries"]) == 2
+    assert min(parsed["retries"]) >= 2
 
 
 def test_a_dag_file_fits_a_screen(parsed: dict[str, object]) -> None:

@@ -25,6 +25,7 @@ import pytest
 
 from mlops_provider.core.names import Header, Kind, Table
 from mlops_provider.steps.deploy import deploy
+from mlops_provider.steps.drill import drill
 from mlops_provider.steps.rollback import rollback
 from mlops_provider.stores import predictions
 from support.serving import COLUMNS, MODEL, World, frame, origin
@@ -172,6 +173,9 @@ def test_no_request_fails_or_is_mixed_up_while_versions_come_and_go_and_each_is_
                 tell(callers, f"rollback: version {champion} for version {version} in {rollbacks[-1]} s")
             else:
                 champion = version
+                # What a rollback would do is tried, too; nothing of it stays.
+                by = origin("drill_rollback", version)
+                assert drill(spec, world.stores, target=target, origin=by).payload["passed"]
                 good.append(version)
         wait_until(lambda: len(callers.asked) >= REQUESTS or callers.broken, f"{REQUESTS:,} requests", 600)
     took = time.monotonic() - began

@@ -24,6 +24,7 @@ RARE = {
     Kind.INCIDENT,
     Kind.OVERRIDE,
     Kind.ABORT,
+    Kind.DRILL,
     Kind.ROLLBACK,
     Kind.IMPORT,
     Kind.COPY,

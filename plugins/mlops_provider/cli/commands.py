@@ -231,6 +231,13 @@ COMMANDS: tuple[Command | Group, ...] = (
                 (ROLLED_OUT, option("--reason", "why, for the ledger", required=True)),
                 extras=("tables", "training"),
             ),
+            Command(
+                "drill",
+                "let the version before answer for a moment, and return: is a rollback possible, and how fast?",
+                "rollout:drill",
+                (ROLLED_OUT,),
+                extras=("tables", "training"),
+            ),
         ),
     ),
     Command(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,24 @@ def abort(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def drill(arguments: argparse.Namespace) -> int:
+    """Let the version before answer for a moment, and say how long it took."""
+    from mlops_provider.steps.drill import drill
+
+    spec, stores, target = opened(arguments.model)
+    origin = origin_of("drill_rollback", stage="rollout")
+    found = drill(spec, stores, target=target, origin=origin, patience=target.patience).payload
+    print(f"{spec.name}: {_drilled(found)}; back after {found['restored_seconds']:.1f} s more.")
+    return 0
+
+
+def _drilled(found: Mapping[str, Any]) -> str:
+    to = rollout.describe(found["to"])
+    if not found["passed"]:
+        return f"{to} could not take over: {found['reason']}"
+    return f"{to} answered on every replica ({len(found['replicas'])}) after {found['seconds']:.1f} s"
+
+
 def opened(model: str) -> tuple[ModelSpec, Stores, Target]:
     """
     Give the declaration, the stores and the target of a model.
@@ -134,3 +152,5 @@ def described(spec: ModelSpec, found: Status) -> Iterator[str]:
         restored = "" if about["seconds"] is None else f"; restored in {about['seconds']:.1f} s"
         when = f"{found.incident.recorded_at[:19]}Z"
         yield f"last incident, {when}: version {about['version']}: {about['reason']}{restored}"
+    if found.drill:
+        yield f"last rollback drill, {found.drill.recorded_at[:19]}Z: {_drilled(found.drill.payload)}"

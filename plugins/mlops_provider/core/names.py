@@ -42,6 +42,7 @@ class Kind(StrEnum):
     INCIDENT = "incident"
     OVERRIDE = "override"
     ABORT = "abort"
+    DRILL = "drill"
     IMPORT = "import"
     COPY = "copy"
     # Of the operators that work alone, on tables of somebody else; none of them moves traffic.
@@ -109,6 +110,7 @@ class Task(StrEnum):
     DEPLOY_MODEL = "deploy_model"
     END_ROLLOUT = "end_rollout"
     ROLLBACK_MODEL = "rollback_model"
+    DRILL_ROLLBACK = "drill_rollback"
 
 
 def plan_task(step: Task) -> str:

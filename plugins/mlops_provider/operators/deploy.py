@@ -217,3 +217,23 @@ class RollbackModelOperator(TrafficOperator):
 
         how: Any = {"target": self.target, "patience": self.target.patience}
         return rollback(self.spec.name, self.stores, reason=self.reason, origin=origin, **how).as_json()
+
+
+class DrillRollbackOperator(TrafficOperator):
+    """
+    Let the version before answer every caller for a moment, then return: is a rollback possible, and how fast?
+
+    Nothing settles and nothing is held against a version. Skipped while a rollout is under way, and if there is no
+    version to go back to.
+
+    :param model_yaml: Path of the use case's ``model.yaml``. (templated)
+    :param server_conn_id: Connection of the model server, or of SageMaker. (templated)
+    :return: What the ledger keeps of it: ``seconds`` until the version before answered on every replica, and so on.
+    :raises ServingCheckError: A rollback would not do; traffic is back where it was. Not retried.
+    """
+
+    def step(self, context: Context, origin: Origin) -> dict[str, Any]:
+        from mlops_provider.steps.drill import drill
+
+        how: Any = {"target": self.target, "patience": self.target.patience}
+        return dict(drill(self.spec, self.stores, origin=origin, **how).payload)

@@ -12,6 +12,7 @@ from mlops_provider.operators.base import Callbacks
 from mlops_provider.operators.deploy import (
     CheckServingOperator,
     DeployModelOperator,
+    DrillRollbackOperator,
     EndRolloutOperator,
     RollbackModelOperator,
 )
@@ -19,6 +20,8 @@ from mlops_provider.spec import load_spec
 from mlops_provider.stages.resources import resources
 
 VERSION = "{{ params.version }}"
+PATIENT = {"retries": 10, "retry_delay": timedelta(seconds=30)}
+"""Between two tries of what moves traffic nobody watches: a store that is away for minutes must not end it."""
 
 
 def deploy_params() -> dict[str, Param]:
@@ -44,12 +47,10 @@ def deploy(model_yaml: str, *, on_incident_callback: Callbacks = None) -> None:
     """
     told = {"version": VERSION, "on_incident_callback": on_incident_callback}
     check = CheckServingOperator(**resources(model_yaml, Task.CHECK_SERVING), **told)
-    # While it is between two tries nobody watches the version: a store that is away for minutes must not end it.
-    patient = {"retries": 10, "retry_delay": timedelta(seconds=30)}
-    rollout = DeployModelOperator(**resources(model_yaml, Task.DEPLOY_MODEL), **told, **patient)
+    rollout = DeployModelOperator(**resources(model_yaml, Task.DEPLOY_MODEL), **told, **PATIENT)
     if load_spec(model_yaml).approval.policy != "never":
         ApproveVersionOperator(**resources(model_yaml, Task.APPROVE_VERSION), version=VERSION) >> check
-    check >> rollout >> EndRolloutOperator(**resources(model_yaml, Task.END_ROLLOUT), **told, **patient).as_teardown()
+    check >> rollout >> EndRolloutOperator(**resources(model_yaml, Task.END_ROLLOUT), **told, **PATIENT).as_teardown()
 
 
 def rollback_params() -> dict[str, Param]:
@@ -67,3 +68,8 @@ def rollback_params() -> dict[str, Param]:
 def rollback(model_yaml: str) -> None:
     """Give the traffic back to the last settled version."""
     RollbackModelOperator(**resources(model_yaml, Task.ROLLBACK_MODEL), reason="{{ params.reason }}")
+
+
+def drill(model_yaml: str) -> None:
+    """Let the version before answer for a moment: is a rollback possible, and how fast?"""
+    DrillRollbackOperator(**resources(model_yaml, Task.DRILL_ROLLBACK), **PATIENT)

@@ -46,6 +46,7 @@ class Status:
     :param readings: What its guards say now.
     :param replicas: The live replicas.
     :param incident: The newest incident.
+    :param drill: The newest rollback drill.
     """
 
     traffic: Traffic | None
@@ -55,6 +56,7 @@ class Status:
     readings: tuple[Reading, ...]
     replicas: Sequence[Replica]
     incident: Record | None
+    drill: Record | None
 
 
 def status(spec: ModelSpec, stores: Stores, *, target: Target) -> Status:
@@ -77,6 +79,7 @@ def status(spec: ModelSpec, stores: Stores, *, target: Target) -> Status:
         readings=found,
         replicas=target.look(),
         incident=ledger.latest(Kind.INCIDENT, spec.name),
+        drill=ledger.latest(Kind.DRILL, spec.name),
     )
 
 

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 ROLLBACK = "rollback"
 """Strategy of a record that takes versions back."""
+DRILL = "drill"
+"""Strategy of a record that lets the version before answer for a moment, to see that it can."""
 
 
 def champion(ledger: Ledger, model: str, *, other_than: str | None = None) -> str | None:
@@ -180,7 +182,7 @@ class Lever:
         """
         leaving: set[str] = {version} if version else set()
         while True:
-            history = self.ledger.traffic_history(self.model)
+            history = self._without_drill(self.ledger.traffic_history(self.model))
             if history and leaving and not leaving & set(history[-1].split):
                 return history[-1]
             split = rollout.rollback_split(history, rolled_back(self.ledger, self.model))
@@ -193,6 +195,12 @@ class Lever:
                 return self.move(standing, split, settled=True, reason=reason, strategy=ROLLBACK)
             except ConcurrentWriteError:
                 logger.info("Traffic moved meanwhile; reading it again")
+
+    def _without_drill(self, history: list[Traffic]) -> list[Traffic]:
+        """What to decide on while a drill lasts: what it left, as if that were the newest record."""
+        if history and self.strategy_of(history[-1]) == DRILL:
+            return [*history[:-2], replace(history[-2], generation=history[-1].generation)]
+        return history
 
     def _refuse(
         self, current: Traffic, split: Mapping[str, int], reason: str, readings: Sequence[Mapping[str, Any]]

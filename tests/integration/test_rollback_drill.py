@@ -1,0 +1,166 @@
+"""A rollback drill leaves nothing behind but its record."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlops_provider.cli import rollout as cli
+from mlops_provider.core.names import Kind
+from mlops_provider.core.rollout import Traffic
+from mlops_provider.exceptions import ConcurrentWriteError, NothingToDo, ServingCheckError
+from mlops_provider.steps.approval import rolled_back
+from mlops_provider.steps.deploy import advance, deploy
+from mlops_provider.steps.drill import drill
+from mlops_provider.steps.rollback import rollback
+from mlops_provider.steps.rollouts import abort
+from mlops_provider.steps.traffic import champion
+from support.in_process import InProcessTarget
+from support.serving import MODEL, World, origin
+
+
+@pytest.fixture
+def world(four_versions: World, tmp_path: Path) -> World:
+    """Version 2 serves, after version 1."""
+    four_versions.use_ledger(tmp_path / "ledger.db")
+    target = InProcessTarget(four_versions)
+    for version, before in (("1", None), ("2", "1")):
+        four_versions.record(version, champion=before)
+        by = origin(run=f"deploy-{version}")
+        deploy(four_versions.spec(), four_versions.stores, version, target=target, origin=by)
+    return four_versions
+
+
+@pytest.fixture
+def target(world: World) -> InProcessTarget:
+    return InProcessTarget(world)
+
+
+def drilled(world: World, target: InProcessTarget, run: str = "monday", patience: float = 2.0) -> dict[str, Any]:
+    by = origin("drill_rollback", run)
+    return dict(drill(world.spec(), world.stores, target=target, origin=by, patience=patience).payload)
+
+
+def newest(world: World, count: int) -> list[tuple[dict[str, int], bool]]:
+    return [(dict(each.split), each.settled) for each in world.ledger.traffic_history(MODEL)[-count:]]
+
+
+def test_the_version_before_answers_for_a_moment_and_the_champion_stays(world: World, target: InProcessTarget) -> None:
+    during: list[str | None] = []
+    target.when_moved = lambda traffic: during.append(champion(world.ledger, MODEL))
+
+    found = drilled(world, target)
+    again = drilled(world, target)
+
+    assert newest(world, 3) == [({"2": 100}, True), ({"1": 100}, False), ({"2": 100}, True)]
+    assert (found["from"], found["to"], found["passed"], found["reason"]) == ({"2": 100}, {"1": 100}, True, "")
+    assert found["seconds"] >= 0
+    assert found["restored_seconds"] >= 0
+    assert found["replicas"] == ["a", "b"]
+    assert again == found
+    assert during == ["2", "2"]
+    assert rolled_back(world.ledger, MODEL) == set()
+    with pytest.raises(NothingToDo, match="already has all traffic"):
+        deploy(world.spec(), world.stores, "2", target=target, origin=origin(run="again"))
+    back = rollback(MODEL, world.stores, reason="in earnest", target=target, origin=origin(run="r"), patience=2)
+    assert back.split == {"1": 100}
+
+
+def test_the_commands_tell_how_long_it_took(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "opened", lambda model: (world.spec(), world.stores, target))
+
+    cli.drill(argparse.Namespace(model=MODEL))
+    drilled_now = capsys.readouterr().out
+    cli.status(argparse.Namespace(model=MODEL))
+    status = capsys.readouterr().out
+
+    sentence = r"version 1: 100 % answered on every replica \(2\) after \d+\.\d s"
+    assert re.search(rf"^late_flights: {sentence}; back after \d+\.\d s more\.$", drilled_now, re.MULTILINE)
+    assert re.search(rf"^last rollback drill, \S+Z: {sentence}$", status, re.MULTILINE)
+
+
+@pytest.mark.parametrize("fault", ["lying", "refusing"])
+def test_a_version_before_that_cannot_take_over_is_told_and_traffic_returns(
+    world: World, target: InProcessTarget, fault: str
+) -> None:
+    getattr(target, fault).add("1")
+
+    with pytest.raises(ServingCheckError, match="A rollback of 'late_flights' to version 1: 100 % fails: "):
+        drilled(world, target)
+
+    found = world.ledger.latest(Kind.DRILL, MODEL).payload
+    assert (found["passed"], found["seconds"]) == (False, None)
+    assert found["restored_seconds"] >= 0
+    assert newest(world, 1) == [({"2": 100}, True)]
+
+
+def test_nothing_is_drilled_while_a_rollout_is_under_way_or_without_a_version_before(
+    world: World, target: InProcessTarget
+) -> None:
+    slowly = world.spec(rollout={**world.spec().rollout.model_dump(mode="json"), "soak_seconds": 600})
+    world.record("3", champion="2")
+    advance(slowly, world.stores, "3", target=target, origin=origin(run="three"))
+    before = world.ledger.traffic_history(MODEL)
+
+    with pytest.raises(NothingToDo, match="a rollout is under way"):
+        drilled(world, target)
+
+    assert world.ledger.traffic_history(MODEL) == before
+    abort(slowly, world.stores, reason="enough", target=target, origin=origin(run="abort"))
+    rollback(MODEL, world.stores, reason="bad", target=target, origin=origin(run="r"), patience=2)
+    with pytest.raises(NothingToDo, match="Nothing to roll back to"):
+        drilled(world, target)
+
+
+def test_a_rollback_in_earnest_during_a_drill_goes_to_the_version_before_and_stays_there(
+    world: World, target: InProcessTarget
+) -> None:
+    def in_earnest(traffic: Traffic) -> None:
+        if traffic.reason.startswith("drill"):
+            target.when_moved = lambda traffic: None
+            rollback(MODEL, world.stores, reason="complaints", target=target, origin=origin(run="r"), patience=2)
+
+    target.when_moved = in_earnest
+    with pytest.raises(ConcurrentWriteError):
+        drilled(world, target)
+    with pytest.raises(NothingToDo, match="moved on since"):
+        drilled(world, target)
+
+    assert newest(world, 2) == [({"1": 100}, False), ({"1": 100}, True)]
+    assert rolled_back(world.ledger, MODEL) == {"2"}
+
+
+def test_a_deployment_waits_for_the_drill(world: World, target: InProcessTarget) -> None:
+    world.record("3", champion="2")
+
+    def meanwhile(traffic: Traffic) -> None:
+        if not traffic.settled:
+            with pytest.raises(ConcurrentWriteError, match="has to wait"):
+                deploy(world.spec(), world.stores, "3", target=target, origin=origin(run="three"))
+
+    target.when_moved = meanwhile
+    drilled(world, target)
+    target.when_moved = lambda traffic: None
+
+    assert deploy(world.spec(), world.stores, "3", target=target, origin=origin(run="three")).split == {"3": 100}
+
+
+def test_a_drill_that_was_killed_in_between_is_ended_by_its_retry(world: World, target: InProcessTarget) -> None:
+    def die(traffic: Traffic) -> None:
+        raise KeyboardInterrupt
+
+    target.when_moved = die
+    with pytest.raises(KeyboardInterrupt):
+        drilled(world, target)
+    target.when_moved = lambda traffic: None
+    with pytest.raises(NothingToDo, match=r"interrupted; generation \d+ .* serves as before"):
+        drilled(world, target)
+
+    assert newest(world, 2) == [({"1": 100}, False), ({"2": 100}, True)]
+    assert world.ledger.latest(Kind.DRILL, MODEL) is None
