@@ -20,6 +20,7 @@ from mlops_provider.core.names import Table
 from mlops_provider.spec import load_spec
 from support.cluster import PORTS, RunningCluster
 from support.stack import MODEL, ROOT
+from support.tiny import ANY_MODEL_PASSES
 
 HERE = Path(__file__).parent
 
@@ -27,6 +28,7 @@ HERE = Path(__file__).parent
 CHANGED: dict[str, dict[str, Any]] = {
     "in_chunks": {"chunk_rows": 8192, "look_back_hours": 36},
     "slowly": {
+        "gate": ANY_MODEL_PASSES,
         "rollout": {
             "strategy": "canary",
             "steps": [10, 50, 100],
@@ -34,7 +36,7 @@ CHANGED: dict[str, dict[str, Any]] = {
             "guards": {"errors": {"maximum": 0.02, "minimum_requests": 20}},
             "wait_at_most_seconds": 120,
             "look_seconds": 6,
-        }
+        },
     },
 }
 """Copies of the flights' use case beside the DAGs of the tests, and what each declares otherwise."""
