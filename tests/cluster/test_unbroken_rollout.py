@@ -83,7 +83,7 @@ def test_a_rollout_goes_on_where_it_was_after_its_worker_the_triggerer_and_the_s
         cluster.kill("triggerer")
         time.sleep(10)  # longer than a look takes to be due: nothing but a triggerer brings the task back
         without_triggerer = task()
-        workers = cluster.workers_with([without_triggerer])
+        held = cluster.processes_of(without_triggerer)
         pool = airflow.api.get("/pools/default_pool").raise_for_status().json()
         cluster.restart()
 
@@ -109,7 +109,7 @@ def test_a_rollout_goes_on_where_it_was_after_its_worker_the_triggerer_and_the_s
     assert min((after - now).total_seconds() for now, after in pairwise(moments[1:])) >= soak
     # One try died with its worker; neither the triggerer's death nor the scheduler's cost another.
     assert task()["try_number"] == 2
-    assert (without_triggerer["state"], workers) == ("deferred", set())
+    assert (without_triggerer["state"], held) == ("deferred", [])
     assert (pool["running_slots"], pool["queued_slots"], pool["deferred_slots"]) == (0, 0, 1)
     assert Counter(answer.status_code for answer in answers) == {200: len(answers)}
     assert {answer.headers[Header.VERSION] for answer in answers} == {*champion, version}

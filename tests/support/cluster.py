@@ -156,6 +156,11 @@ class RunningCluster:
                  members(workers).items()}  # fmt: skip
         return {name for name, found in lines.items() for line in found for task in tasks if task["id"] in line}
 
+    def processes_of(self, task: dict[str, Any]) -> list[int]:
+        """IDs of the processes that do a task's work; a worker that did it keeps the name of its last task."""
+        title = f"airflow worker -- {task['id']}"
+        return [each.pid for each in psutil.process_iter() if title in " ".join(map(str, _command_line(each)))]
+
     def redis(self, *words: str) -> str:
         """Say something to the broker."""
         started = started_before(Home(self.home, self.project))
