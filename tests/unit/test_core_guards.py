@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from mlops_provider.core.guards import (
     deviation,
     judge,
 )
-from mlops_provider.core.latency import bucket, percentile, percentile_at_least
+from mlops_provider.core.latency import bucket, percentile
 from mlops_provider.core.metrics import Interval
 from mlops_provider.core.performance import Estimate, Performance
 from mlops_provider.core.retrain import Drop
@@ -167,14 +168,31 @@ def test_rows_that_disagree_together_are_as_little_proof_as_one() -> None:
     assert deviation([(1, 1)] * 40 + [(0, 1)] * 160) < deviation(apart) / 3
 
 
+def served(counts: Mapping[int, int]) -> Observed:
+    return Observed(sum(counts.values()), 0, percentile(counts, 0.99), counts)
+
+
+def test_latencies_within_a_limit_are_none_of_the_bucket_above_it() -> None:
+    assert read(Guards(latency=LatencyGuard(250, None, 100)), served({bucket(249.0): 500})).verdict == "passed"
+
+
+@pytest.mark.parametrize("slow", [0.01, 0.02, 0.05])
+def test_of_two_equally_slow_versions_none_is_taken_for_slower(slow: float) -> None:
+    rng = np.random.default_rng(5)
+
+    def version() -> Observed:
+        late = int(rng.binomial(100, slow))
+        return served({bucket(10.0): 100 - late, bucket(80.0): late})
+
+    looks = [read(Guards(latency=LatencyGuard(None, 2, 100)), version(), version()) for _ in range(2000)]
+
+    assert np.mean([look.verdict == "breached" for look in looks]) < 0.005
+
+
 def test_a_percentile_that_few_latencies_tell_may_be_chance() -> None:
     seen = Counter({bucket(20.0): 98, bucket(900.0): 2})
     more = Counter({each: 50 * count for each, count in seen.items()})
-    few, many = (
-        Observed(sum(counts.values()), 0, percentile(counts, 0.99), percentile_at_least(counts, 0.99, deviations=3))
-        for counts in (seen, more)
-    )
-    champion = Observed(1000, 0, 25.0, 24.0)
+    few, many, champion = served(seen), served(more), served({bucket(24.0): 1000})
 
     for guard in (LatencyGuard(500, None, 100), LatencyGuard(None, 2, 100)):
         by_chance, surely = (read(Guards(latency=guard), each, champion) for each in (few, many))

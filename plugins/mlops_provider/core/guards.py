@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
+from mlops_provider.core.latency import longer_than
 from mlops_provider.core.metrics import Interval, number
 from mlops_provider.core.names import WithoutData
 from mlops_provider.core.payload import Payload
@@ -44,7 +45,8 @@ class Observed:
     :param requests: Requests that it was to answer, those of a shadow included.
     :param errors: Requests among them that it did not answer: refused, failed, or too late.
     :param p99_ms: 99th percentile of the time until an answer, in milliseconds; None before the first.
-    :param p99_at_least_ms: What it surely is; None if a target tells the percentile only.
+    :param latencies: The times themselves, by :func:`~mlops_provider.core.latency.bucket`; empty if a target tells the
+        percentile only.
     :param predictions: The newest predictions, in units of the target, those of a request together.
     :param pairs: The newest predictions of a shadow, each with what was answered to the same row; likewise.
     """
@@ -52,7 +54,7 @@ class Observed:
     requests: int = 0
     errors: int = 0
     p99_ms: float | None = None
-    p99_at_least_ms: float | None = None
+    latencies: Mapping[int, int] = field(default_factory=dict)
     predictions: Sequence[Sequence[float]] = ()
     pairs: Sequence[Sequence[tuple[float, float]]] = ()
 
@@ -222,8 +224,7 @@ def _latency(guard: LatencyGuard, candidate: Observed, champion: Observed | None
     if candidate.p99_ms is None or answered < guard.minimum_requests:
         return waiting("latency", guard.p99_ms, answered, guard.minimum_requests, unit="answers")
     said = f"p99 is {candidate.p99_ms:,.1f} ms"
-    at_least = candidate.p99_ms if candidate.p99_at_least_ms is None else candidate.p99_at_least_ms
-    if guard.p99_ms is not None and at_least > guard.p99_ms:
+    if guard.p99_ms is not None and _slower(guard.p99_ms, candidate):
         return judged("breached", *about, candidate.p99_ms, f"{said}, limit {guard.p99_ms:g} ms.")
     if guard.p99_ratio is None:
         chance = _CHANCE if candidate.p99_ms > (guard.p99_ms or math.inf) else ""
@@ -237,11 +238,24 @@ def _latency(guard: LatencyGuard, candidate: Observed, champion: Observed | None
         return waiting("latency", guard.p99_ms, theirs, guard.minimum_requests, unit="answers of the champion")
     limit = guard.p99_ratio * champion.p99_ms
     said += f", {candidate.p99_ms / champion.p99_ms:.2f} times the champion's {champion.p99_ms:,.1f} ms"
-    verdict, chance = _beyond(limit, candidate.p99_ms, at_least)
+    verdict = "breached" if _slower(limit, candidate, champion) else "passed"
+    chance = _CHANCE if candidate.p99_ms > limit and verdict == "passed" else ""
     return judged(
         verdict, "latency", limit, candidate.requests, guard.minimum_requests, candidate.p99_ms,
         f"{said}, limit {guard.p99_ratio:g} times{chance}.",
     )  # fmt: skip
+
+
+def _slower(limit: float, candidate: Observed, champion: Observed | None = None) -> bool:
+    """Whether the 99th percentile is above *limit*, and, beside a *champion*, more answers are than of its."""
+    if not candidate.latencies:
+        return candidate.p99_ms is not None and candidate.p99_ms > limit
+    slow, answers = longer_than(candidate.latencies, limit), sum(candidate.latencies.values())
+    if at_least(slow, answers) <= _SLOWEST:
+        return False
+    if champion is None or not champion.latencies:
+        return True
+    return surely_more((slow, answers), (longer_than(champion.latencies, limit), sum(champion.latencies.values())))
 
 
 def _predictions(
@@ -284,6 +298,8 @@ def _beyond(limit: float, value: float, at_least: float) -> tuple[Verdict, str]:
 
 
 _CHANCE = "; it may be chance"
+_SLOWEST = 0.01
+"""Share of answers that may be slower than the limit of the 99th percentile."""
 _ROUNDING = 1e-9
 
 
@@ -367,6 +383,21 @@ def at_least(errors: int, requests: int) -> float:
     middle = share + squared / (2 * requests)
     margin = SURE * math.sqrt(share * (1 - share) / requests + squared / (4 * requests**2))
     return max(0.0, (middle - margin) / (1 + squared / requests))
+
+
+def surely_more(ours: tuple[int, int], theirs: tuple[int, int]) -> bool:
+    """
+    Whether a share is larger than another, by as many standard deviations of their difference as it takes.
+
+    Source: J. L. Fleiss, B. Levin, M. C. Paik, Statistical methods for rates and proportions, 3rd ed. (2003), section
+    3.1, without the correction for continuity.
+
+    :param ours: How many, and of how many; likewise *theirs*.
+    """
+    (count, size), (their_count, their_size) = ours, theirs
+    together = (count + their_count) / (size + their_size)
+    spread = math.sqrt(together * (1 - together) * (1 / size + 1 / their_size))
+    return count / size - their_count / their_size > SURE * spread
 
 
 def deviation(requests: Sequence[tuple[int, int]]) -> float:

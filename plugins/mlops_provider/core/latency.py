@@ -30,18 +30,6 @@ def percentile(counts: Mapping[int, int], share: float) -> float | None:
     return None
 
 
-def percentile_at_least(counts: Mapping[int, int], share: float, *, deviations: float) -> float | None:
-    """
-    What a percentile surely is, in milliseconds: the lower end of its interval between two ranks; None without any.
-
-    So many of n latencies are below the percentile as of n throws of a coin that shows heads with probability *share*,
-    whatever their distribution. Source: W. J. Conover, Practical nonparametric statistics, 3rd ed. (1999), section 3.2.
-
-    :param counts: Bucket to how many latencies it holds.
-    :param share: Which percentile, above 0 to 1.
-    :param deviations: Half the interval's width, in standard deviations of that number.
-    """
-    if not (seen := sum(counts.values())):
-        return None
-    lowest = share - deviations * math.sqrt(share * (1 - share) / seen)
-    return percentile(counts, lowest) if lowest > 0 else 0.0
+def longer_than(counts: Mapping[int, int], milliseconds: float) -> int:
+    """How many latencies are surely longer: those of a bucket that holds *milliseconds* are not."""
+    return sum(count for number, count in counts.items() if number > bucket(milliseconds))

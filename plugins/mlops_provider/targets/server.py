@@ -14,8 +14,8 @@ from uuid import uuid4
 import httpx
 
 from mlops_provider.core import names
-from mlops_provider.core.guards import SURE, Observed
-from mlops_provider.core.latency import percentile, percentile_at_least
+from mlops_provider.core.guards import Observed
+from mlops_provider.core.latency import percentile
 from mlops_provider.exceptions import ServingCheckError, StoreUnavailableError
 from mlops_provider.targets.base import Answer
 
@@ -169,7 +169,7 @@ def _together(seen: Sequence[Mapping[str, Any]]) -> Observed:
         requests=sum(each["requests"] for each in seen),
         errors=sum(each["errors"] for each in seen),
         p99_ms=percentile(latencies, 0.99),
-        p99_at_least_ms=percentile_at_least(latencies, 0.99, deviations=SURE),
+        latencies=latencies,
         predictions=tuple(tuple(request) for each in seen for request in each["predictions"]),
         pairs=tuple(tuple((one, other) for one, other in request) for each in seen for request in each["pairs"]),
     )
