@@ -182,21 +182,23 @@ def world(four_versions: World, tmp_path: Path) -> World:
     return world
 
 
-def logged(world: World, rows: pd.DataFrame, version: str, *, arm: str = Arm.SPLIT, generation: int = 2) -> None:
+def logged(
+    world: World, rows: pd.DataFrame, version: str, *, arm: str = Arm.SPLIT, generation: int = 2, part: int = 1
+) -> None:
     """Deliver predictions of a version, one row a request."""
     about = {"version": version, "arm": arm, "generation": generation, "answered_at": datetime.now(UTC)}
     uri, app = world.tables.uri(MODEL, Table.PREDICTION_LOG), f"{version}-{arm}-{generation}"
     made = rows.assign(row=0, **about)[["request_id", "row", "prediction", "keys", *about]]
-    world.tables.append_once(uri, made.astype({"answered_at": "datetime64[us, UTC]"}), app_id=app, sequence=1)
+    world.tables.append_once(uri, made.astype({"answered_at": "datetime64[us, UTC]"}), app_id=app, sequence=part)
 
 
-def told(world: World, rows: pd.DataFrame) -> None:
+def told(world: World, rows: pd.DataFrame, *, part: int = 1) -> None:
     """Deliver outcomes of requests."""
     now = pd.Timestamp(datetime.now(UTC)).as_unit("us")
     known = pd.DataFrame({"request_id": rows["request_id"], "row": 0, "keys": None, "outcome": rows["outcome"]})
     typed = known.astype({"request_id": "string", "keys": "string", "row": "Int64"})
     uri = world.tables.uri(MODEL, Table.OUTCOME_LOG)
-    world.tables.append_once(uri, typed.assign(observed_at=now, received_at=now), app_id="server", sequence=1)
+    world.tables.append_once(uri, typed.assign(observed_at=now, received_at=now), app_id="server", sequence=part)
 
 
 def numbers(rows: int, *, off: float, name: str, seed: int = 1) -> pd.DataFrame:
@@ -278,9 +280,10 @@ def test_a_shadow_is_compared_on_the_very_rows_that_were_answered(world: World) 
 
     found = live.performance(spec, world.stores, spec.rollout_policy.guards.performance, "2", "1")
 
-    assert (found.labels, found.champion_labels) == (60, 60)
-    assert found.worse.value == pytest.approx(0.1 * found.champion)
-    assert found.worse.error < found.score.error / 5
+    assert found.met is not None
+    assert (found.met.version, found.met.champion.labels) == (found.version, 60)
+    assert found.met.worse.value == pytest.approx(0.1 * found.met.champion.score.value)
+    assert found.met.worse.error < found.version.score.error / 5
 
 
 def test_only_this_rollouts_answers_to_callers_count(world: World) -> None:
@@ -292,6 +295,60 @@ def test_only_this_rollouts_answers_to_callers_count(world: World) -> None:
     told(world, ours)
 
     assert said(world)[1] == "performance: 30 labelled predictions so far, 50 are needed."
+
+
+def test_steps_are_not_thrown_together_as_each_has_its_share_and_its_times(world: World) -> None:
+    world.settle({"1": 50, "2": 50}, settled=False)
+    rows = []
+    for generation, noise, ours, theirs in ((2, 10, 100, 900), (3, 25, 500, 500)):  # it gets harder for both
+        for version, count in (("2", ours), ("1", theirs)):
+            name = f"{generation}-{version}-"
+            rows.append(numbers(count, off=noise, name=name, seed=generation * 10 + int(version)))
+            logged(world, rows[-1], version, generation=generation)
+    told(world, pd.concat(rows))
+
+    verdict, sentence = said(world)
+
+    assert verdict == "passed"
+    assert "of 500 labelled predictions" in sentence
+
+
+def test_where_callers_reach_no_champion_the_step_before_counts_and_the_limit(world: World) -> None:
+    ours, theirs = numbers(60, off=5, name="b", seed=2), numbers(60, off=5, name="a")
+    logged(world, ours, "2")
+    logged(world, theirs, "1")
+    world.settle({"2": 100}, settled=False)
+    broken = numbers(80, off=40, name="c", seed=3)
+    logged(world, broken[:40], "2", generation=3)
+    told(world, pd.concat([ours, theirs, broken]))
+
+    compared = said(world)
+    few = said(world, limit=15)
+    logged(world, broken[40:], "2", generation=3, part=2)
+    many = said(world, limit=15)
+
+    assert compared[0] == "passed"
+    assert "of 60 labelled predictions" in compared[1]
+    assert few == ("waiting", "performance: 40 labelled predictions so far, 50 are needed.")
+    assert many[0] == "breached"
+    assert "of 80 labelled predictions, limit 15" in many[1]
+
+
+def test_a_busy_model_is_judged_on_a_sample_that_spans_the_step(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlops_provider.adapters.live.MOST", 300)
+    parts = []
+    for part, noise in enumerate((5, 20)):  # harder in the second half, for both
+        for version, count in (("2", 150), ("1", 1350)):
+            parts.append(numbers(count, off=noise, name=f"{part}-{version}-", seed=part * 10 + int(version)))
+            logged(world, parts[-1], version, part=part + 1)
+    told(world, pd.concat(parts))
+    canary = said(world)
+    world.settle({"2": 100}, settled=False)
+    later = numbers(400, off=5, name="later")  # more rows than are kept, without a champion
+    logged(world, later, "2", generation=3)
+    told(world, later, part=2)
+
+    assert canary[0] == said(world)[0] == "passed"
 
 
 def test_outcomes_of_the_table_count_by_key_once_the_rollout_began(world: World) -> None:

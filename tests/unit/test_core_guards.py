@@ -28,7 +28,7 @@ from mlops_provider.core.guards import (
 )
 from mlops_provider.core.latency import bucket, percentile
 from mlops_provider.core.metrics import Interval
-from mlops_provider.core.performance import Estimate, Performance
+from mlops_provider.core.performance import Estimate, Met, Performance, Scored
 from mlops_provider.core.retrain import Drop
 
 ERRORS = Guards(errors=ErrorGuard(0.01, 100))
@@ -228,7 +228,12 @@ RMSE = PerformanceGuard("rmse", Drop(0.1, relative=True), None, 100)
 
 
 def known(score: float, worse: float, *, error: float = 0.001, labels: int = 100, theirs: int = 100) -> Performance:
-    return Performance(labels, theirs, Estimate(score, error), 0.7, Estimate(worse, error))
+    ours = Scored(labels, Estimate(score, error))
+    return Performance(ours, Met(ours, Scored(theirs, Estimate(0.7, error)), Estimate(worse, error)))
+
+
+ALONE = Performance(Scored(100, Estimate(0.7, 0.01)))
+LAST = Performance(Scored(300, Estimate(0.55, 0.01)), known(0.71, -0.01).met)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +242,7 @@ def known(score: float, worse: float, *, error: float = 0.001, labels: int = 100
         (AUC, None, "waiting", "performance: 0 labelled predictions so far, 100 are needed."),
         (AUC, known(0.7, 0.0, theirs=99), "waiting", "99 labelled predictions of the champion so far, 100 are needed."),
         (
-            AUC, Performance(100, 100), "waiting",
+            AUC, Performance(Scored(100), Met(Scored(100), Scored(100))), "waiting",
             "roc_auc can't be measured on 100 labelled predictions of one class or one request.",
         ),
         (
@@ -247,11 +252,13 @@ def known(score: float, worse: float, *, error: float = 0.001, labels: int = 100
         (AUC, known(0.67, 0.0231), "breached", "0.0231 worse than the champion's 0.7000, tolerated drop 0.0200."),
         (AUC, known(0.67, 0.0229), "passed", "tolerated drop 0.0200 (it may be chance)."),
         (AUC, known(0.75, -0.05), "passed", "0.0500 better than the champion's"),
-        (AUC, known(0.59, 0.11), "breached", "roc_auc 0.5900 of 100 labelled predictions, limit 0.6000."),
+        (AUC, known(0.59, 0.11), "breached", "roc_auc 0.5900 of 100 labelled predictions, 0.1100 worse than the cham"),
         (AUC, known(0.5999, 0.01), "passed", "limit 0.6000 (it may be chance)"),
         (AUC, known(0.5, -0.1), "passed", "limit 0.6000 (the champion's is no better, 0.7000)"),
-        (AUC, Performance(100, None, Estimate(0.7, 0.01)), "passed", "there is no champion's to compare it with."),
-        (RMSE, Performance(100, None, Estimate(0.7, 0.01)), "not_judged", "there is no champion's to compare it with."),
+        (AUC, ALONE, "passed", "limit 0.6000; there is no champion's to compare it with."),
+        (AUC, Performance(Scored(99), known(0.7, 0.0).met), "waiting", "99 labelled predictions so far, 100 are "),
+        (RMSE, ALONE, "not_judged", "callers met no champion to compare with, and no limit is declared."),
+        (RMSE, Performance(Scored(), known(0.6, -0.1).met), "passed", "of 100 labelled predictions, 0.1000 better"),
         (RMSE, known(0.78, 0.08), "breached", "tolerated drop 0.0700 (10 %)."),
         (RMSE, known(0.76, 0.06), "passed", "rmse 0.7600 of 100 labelled predictions, 0.0600 worse"),
     ],

@@ -5,13 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from mlops_provider.adapters import scoring
 from mlops_provider.adapters.evaluation import resampled_weights
 from mlops_provider.adapters.tasks.base import Floats, Task
 from mlops_provider.core.metrics import DIRECTIONS
-from mlops_provider.core.performance import Estimate, Performance
+from mlops_provider.core.performance import Estimate, Met, Performance, Scored
+
+MOST = 20_000
+"""Labelled rows of a version that are scored; more would narrow nothing that matters."""
 
 
-def performance(rows: pd.DataFrame, metric: str, *, task: Task, resamples: int, seed: int) -> Performance:
+def performance(
+    now: pd.DataFrame,
+    met: pd.DataFrame | None,
+    versions: tuple[str, str | None],
+    metric: str,
+    *,
+    task: Task,
+    resamples: int,
+    seed: int,
+) -> Performance:
     """
     Score the labelled predictions of two versions, and the difference with its standard error.
 
@@ -20,40 +33,44 @@ def performance(rows: pd.DataFrame, metric: str, *, task: Task, resamples: int, 
     Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 6 and 8; Field and Welsh, "Bootstrapping clustered
     data", 2007.)
 
-    :param rows: ``request_id``, ``outcome``, ``candidate`` and ``champion`` (what each predicted, NaN where it did not)
-        and ``compared`` (whether callers met both at that time), (n_rows, …).
+    :param now: ``request_id``, ``row``, ``version``, ``prediction`` and ``outcome`` in the present step, (n_rows, …).
+    :param met: The same in the newest step in which callers met both; None if they never did.
+    :param versions: The version on trial, and the champion.
     """
-    candidate, champion = rows["candidate"].notna().to_numpy(), rows["champion"].notna().to_numpy()
-    met = rows["compared"].to_numpy(dtype=bool)
-    labels, theirs = int(candidate.sum()), int((champion & met).sum()) if met.any() else None
+    ours, theirs = versions
+    chosen = {} if met is now else {"now": _sample(now, ours)}
+    if met is not None:
+        chosen |= {"ours": _sample(met, ours), "theirs": _sample(met, theirs)}
+    rows = pd.concat(list(chosen.values()), ignore_index=True)
+    ends = np.cumsum([len(part) for part in chosen.values()])
+    places = dict(zip(chosen, np.split(np.arange(len(rows)), ends[:-1]), strict=True))
     requests = np.asarray(pd.factorize(rows["request_id"])[0], dtype=np.intp)
-    if len(np.unique(requests)) < 2:
-        return Performance(labels, theirs)
-    outcomes = rows["outcome"].to_numpy(dtype=np.float64)
-    chosen = {
-        "all": ("candidate", candidate),
-        "ours": ("candidate", candidate & met),
-        "theirs": ("champion", champion & met),
-    }
+    predictions, outcomes = (rows[name].to_numpy(dtype=np.float64) for name in (scoring.PREDICTION, "outcome"))
     scored = {
-        name: task.scored(rows[column].to_numpy(dtype=np.float64), outcomes, (metric,), np.flatnonzero(wanted))
-        for name, (column, wanted) in chosen.items()
-        if wanted.any()
+        name: task.scored(predictions, outcomes, (metric,), place)
+        for name, place in places.items()
+        if len(np.unique(requests[place])) > 1
     }
     parts: dict[str, list[Floats]] = {name: [] for name in scored}
-    for weights in resampled_weights(len(rows), resamples, seed, requests):
+    for weights in resampled_weights(len(rows), resamples, seed, requests) if scored else ():
         for name, each in scored.items():
             parts[name].append(each.draw(weights)[metric])
     draws = {name: np.concatenate(found) for name, found in parts.items()}
+    found = {name: Scored(len(place), _estimate(draws.get(name))) for name, place in places.items()}
+    if met is None:
+        return Performance(found["now"])
     worse = (draws["theirs"] - draws["ours"]) * DIRECTIONS[metric] if {"ours", "theirs"} <= draws.keys() else None
-    defined = worse is not None and np.isfinite(worse[0])
-    return Performance(
-        labels,
-        theirs,
-        score=_estimate(draws.get("all")),
-        champion=float(draws["theirs"][0]) if defined else None,
-        worse=_estimate(worse),
-    )
+    return Performance(found["ours" if met is now else "now"], Met(found["ours"], found["theirs"], _estimate(worse)))
+
+
+def _sample(rows: pd.DataFrame, version: str | None) -> pd.DataFrame:
+    """
+    The rows of a version, at most `MOST`, spread over the whole step: the newest would be of another time than another
+    version's, which gets more or fewer requests. Requests are chosen by a hash of their names, so pairs stay pairs.
+    """
+    found = rows[rows[scoring.VERSION] == version].sort_values(["request_id", "row"])
+    order = np.argsort(pd.util.hash_array(found["request_id"].to_numpy(dtype=object)), kind="stable")
+    return found.iloc[np.sort(order[:MOST])]
 
 
 def _estimate(draws: Floats | None) -> Estimate | None:

@@ -61,63 +61,105 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """
+    Predictions of one version whose outcomes were told.
+
+    :param labels: How many there are.
+    :param score: The metric on them; None while they leave it undefined.
+    """
+
+    labels: int = 0
+    score: Estimate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """
+    Two versions in one step, in which callers met both.
+
+    :param worse: By how much the version on trial is worse than the champion, negative if it is better; None while it
+        is undefined.
+    """
+
+    version: Scored = Scored()
+    champion: Scored = Scored()
+    worse: Estimate | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Performance:
     """
     What is known of the predictions of a rollout whose outcomes were told.
 
-    :param labels: Labelled predictions of the version on trial.
-    :param champion_labels: Of the champion, where callers met both; None if they never did.
-    :param score: The metric of the version on trial; None while its labels leave it undefined.
-    :param champion: The metric of the champion.
-    :param worse: By how much the version on trial is worse than the champion, negative if it is better.
+    :param version: The version on trial in the present step.
+    :param met: The newest step in which callers met both, the present one if they do now; None if they never did.
     """
 
-    labels: int = 0
-    champion_labels: int | None = None
-    score: Estimate | None = None
-    champion: float | None = None
-    worse: Estimate | None = None
+    version: Scored = Scored()
+    met: Met | None = None
 
 
 def performance(guard: PerformanceGuard, seen: Performance) -> Reading:
     """
     Hold live performance against its guard.
 
-    What is beyond its limit by less than three standard errors passes, and the sentence says so. A score beyond the
-    absolute limit passes, too, if the champion's is no better: then the times are to blame.
+    What is beyond its limit by less than three standard errors passes, and the sentence says so.
     """
-    drop, minimum = guard.drop.of(seen.champion or 0.0), guard.minimum_labels
-    about = ("performance", drop, seen.labels, minimum)
-    if seen.labels < minimum:
-        return waiting(*about, unit="labelled predictions")
-    compared = seen.champion_labels is not None
-    if seen.champion_labels is not None and seen.champion_labels < minimum:
-        unit = "labelled predictions of the champion"
-        return waiting("performance", drop, seen.champion_labels, minimum, unit=unit)
-    if seen.score is None or (compared and seen.worse is None):
-        said = f"{guard.metric} can't be measured on {seen.labels:,} labelled predictions of one class or one request."
-        return judged("waiting", *about, None, said)
-    said = f"{guard.metric} {number(seen.score.value)} of {seen.labels:,} labelled predictions"
-    if guard.limit is not None:
-        broken, words = _held(guard, guard.limit, seen.score, seen)
-        said += f", {words}"
-        if broken:
-            return judged("breached", "performance", guard.limit, seen.labels, minimum, seen.score.value, f"{said}.")
-    if seen.worse is None or seen.champion is None:
-        verdict: Verdict = "not_judged" if guard.limit is None else "passed"
-        return judged(verdict, *about, seen.score.value, f"{said}; there is no champion's to compare it with.")
-    broken, words = _compared(guard, seen.worse, seen.champion)
-    return judged("breached" if broken else "passed", *about, seen.worse.value, f"{said}, {words}.")
+    met, limit, minimum = seen.met, guard.limit, guard.minimum_labels
+    drop = guard.drop.of(met.champion.score.value if met and met.champion.score else 0.0)
+    words = "; there is no champion's to compare it with"
+    if met is not None:
+        about = ("performance", drop, met.version.labels, minimum)
+        if lacking := _lacking(guard, drop, met.version) or _lacking(guard, drop, met.champion, " of the champion"):
+            return lacking
+        if met.worse is None or met.champion.score is None:
+            return _undefined(guard, drop, met.version)
+        broken, words = _compared(guard, met.worse, met.champion.score.value)
+        if broken or limit is None:
+            said = f"{_scored(guard, met.version)}, {words}."
+            return judged("breached" if broken else "passed", *about, met.worse.value, said)
+        same = met.version == seen.version
+        words = f", {words}" if same else f"; where callers met both, {_scored(guard, met.version)}, {words}"
+    if limit is None:
+        said = "callers met no champion to compare with, and no limit is declared."
+        return judged("not_judged", "performance", drop, seen.version.labels, minimum, None, said)
+    if lacking := _lacking(guard, limit, seen.version):
+        return lacking
+    if seen.version.score is None:
+        return _undefined(guard, limit, seen.version)
+    broken, bound = _held(guard, limit, seen.version.score, met)
+    verdict: Verdict = "breached" if broken else "passed"
+    said = f"{_scored(guard, seen.version)}, {bound}{words}."
+    return judged(verdict, "performance", limit, seen.version.labels, minimum, seen.version.score.value, said)
 
 
-def _held(guard: PerformanceGuard, limit: float, score: Estimate, seen: Performance) -> tuple[bool, str]:
+def _lacking(guard: PerformanceGuard, bound: float, scored: Scored, whose: str = "") -> Reading | None:
+    """The reading of a version that lacks its minimum sample."""
+    if scored.labels >= guard.minimum_labels:
+        return None
+    unit = f"labelled predictions{whose}"
+    return waiting("performance", bound, scored.labels, guard.minimum_labels, unit=unit)
+
+
+def _undefined(guard: PerformanceGuard, bound: float, scored: Scored) -> Reading:
+    said = f"{guard.metric} can't be measured on {scored.labels:,} labelled predictions of one class or one request."
+    return judged("waiting", "performance", bound, scored.labels, guard.minimum_labels, None, said)
+
+
+def _scored(guard: PerformanceGuard, scored: Scored) -> str:
+    value = "" if scored.score is None else f" {number(scored.score.value)}"
+    return f"{guard.metric}{value} of {scored.labels:,} labelled predictions"
+
+
+def _held(guard: PerformanceGuard, limit: float, score: Estimate, met: Met | None) -> tuple[bool, str]:
     """Whether a score breaks the absolute limit, and the words for it."""
     beyond = Estimate((limit - score.value) * guard.direction, score.error)
     said = f"limit {apart(limit, score.value)[0]}"
     if beyond.value <= 0:
         return False, said
-    if seen.worse is not None and seen.champion is not None and seen.worse.value <= 0:
-        return False, f"{said} (the champion's is no better, {number(seen.champion)})"
+    if met and met.champion.score and met.worse and met.worse.value <= 0:
+        return False, f"{said} (the champion's is no better, {number(met.champion.score.value)})"
     return (True, said) if beyond.surely_above(0.0) else (False, f"{said} (it may be chance)")
 
 

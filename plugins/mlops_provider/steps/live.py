@@ -13,7 +13,7 @@ import pandas as pd
 
 from mlops_provider.adapters import live, scoring, tasks
 from mlops_provider.core.names import CHECK_REQUEST, Arm, Environment, Kind, Table
-from mlops_provider.core.performance import Performance
+from mlops_provider.core.performance import Met, Performance
 from mlops_provider.core.references import TableRef
 from mlops_provider.core.rollout import Traffic
 from mlops_provider.exceptions import SourceError
@@ -29,14 +29,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MOST = 20_000
-"""Newest labelled rows that are scored; more would narrow nothing that matters."""
 _CLOCKS = timedelta(minutes=5)
 """How far the clocks of servers and ledger may differ."""
 _ARMS = (Arm.SPLIT, Arm.SHADOW)
 """Arms that a rollout judges by: not what asked for a version, nor what the fallback answered."""
 _ROW = ["request_id", "row"]
-_NONE = Performance()
 
 
 def deliver(spec: ModelSpec, stores: Stores, *, origin: Origin) -> None:
@@ -52,36 +49,32 @@ def performance(
     spec: ModelSpec, stores: Stores, guard: PerformanceGuard, version: str, champion: str | None
 ) -> Performance:
     """
-    Measure *version* and the champion by what is known of their predictions since this rollout began.
+    Measure *version* in the present step, and beside the champion in the newest step in which callers met both.
 
-    A prediction and its outcome are joined as :func:`mlops_provider.steps.feedback.online` does, and by key also with
-    what was recorded in the outcomes table since the rollout began. The two are compared where rows met both: in
-    generations in which both answer, or one scores in the shadow of the other.
+    Only rows of one step are compared: the share of the versions changes with the step, and the times may, too. There
+    both answer, or one scores in the shadow of the other. A prediction and its outcome are joined as
+    :func:`mlops_provider.steps.feedback.online` does, and by key also with what was recorded in the outcomes table
+    since the rollout began.
 
     :param version: Version on trial.
     :param champion: The version it is compared with.
     """
     under_way = _under_way(stores.ledger.history(Kind.TRAFFIC, spec.name), version)
     if not under_way:
-        return _NONE
+        return Performance()
+    steps = [_traffic(record) for record in under_way]
+    both = [place for place, step in enumerate(steps) if _answers(step, version) and _answers(step, champion)]
     known = _known(spec, stores, under_way[0])
     versions = [version, champion] if champion else [version]
-    log = _predicted(spec, stores, known, under_way, versions)
+    log = _predicted(spec, stores, known, under_way[both[-1] if both else -1 :], versions)
     if log.empty:
-        return _NONE
-    labelled = feedback.joined(log, known).sort_values("answered_at", kind="stable")
-    by = {name: rows.tail(MOST) for name, rows in labelled.groupby(scoring.VERSION)}
-    wanted = [*_ROW, "generation", "outcome", scoring.PREDICTION]
-    ours, theirs = (
-        by.get(name, labelled[:0])[wanted].rename(columns={scoring.PREDICTION: column})
-        for name, column in ((version, "candidate"), (champion or "", "champion"))
-    )
-    rows = ours.merge(theirs, on=[*_ROW, "generation", "outcome"], how="outer")
-    compared = [
-        each.generation for each in map(_traffic, under_way) if _answers(each, version) and _answers(each, champion)
-    ]
+        return Performance(met=Met() if both else None)
+    labelled = feedback.joined(log, known)
+    of = {step.generation: labelled[labelled["generation"] == step.generation] for step in steps}
     return live.performance(
-        rows.assign(compared=rows["generation"].isin(compared)),
+        of[steps[-1].generation],
+        of[steps[both[-1]].generation] if both else None,
+        (version, champion),
         guard.metric,
         task=tasks.TASKS[spec.task.name],
         resamples=spec.bootstrap.resamples,
@@ -136,7 +129,8 @@ def _predicted(
     spec: ModelSpec, stores: Stores, known: pd.DataFrame, under_way: Sequence[Record], versions: Sequence[str]
 ) -> pd.DataFrame:
     """
-    Read what *versions* predicted in a rollout of rows that something is known of; only these are kept in memory.
+    Read what *versions* predicted in the newest generations of a rollout, of rows whose outcomes are known; only these
+    are kept in memory.
 
     :return: ``request_id``, ``row``, ``keys``, ``prediction``, ``version``, ``generation``, ``answered_at``.
     """
