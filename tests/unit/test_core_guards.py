@@ -227,9 +227,9 @@ AUC = PerformanceGuard("roc_auc", Drop(0.02), 0.6, 100)
 RMSE = PerformanceGuard("rmse", Drop(0.1, relative=True), None, 100)
 
 
-def known(score: float, worse: float, *, error: float = 0.001, labels: int = 100, theirs: int = 100) -> Performance:
-    ours = Scored(labels, Estimate(score, error))
-    return Performance(ours, Met(ours, Scored(theirs, Estimate(0.7, error)), Estimate(worse, error)))
+def known(score: float, worse: float, *, champion: float = 0.7, error: float = 0.001, theirs: int = 100) -> Performance:
+    ours = Scored(100, Estimate(score, error))
+    return Performance(ours, Met(ours, Scored(theirs, Estimate(champion, error)), Estimate(worse, error)))
 
 
 ALONE = Performance(Scored(100, Estimate(0.7, 0.01)))
@@ -254,7 +254,10 @@ LAST = Performance(Scored(300, Estimate(0.55, 0.01)), known(0.71, -0.01).met)
         (AUC, known(0.75, -0.05), "passed", "0.0500 better than the champion's"),
         (AUC, known(0.59, 0.11), "breached", "roc_auc 0.5900 of 100 labelled predictions, 0.1100 worse than the cham"),
         (AUC, known(0.5999, 0.01), "passed", "limit 0.6000 (it may be chance)"),
-        (AUC, known(0.5, -0.1), "passed", "limit 0.6000 (the champion's is no better, 0.7000)"),
+        (AUC, known(0.55, 0.001, champion=0.551, error=0.01), "passed", "0.6000 (the champion misses it, too: 0.5510)"),
+        (AUC, known(0.55, 0.01, champion=0.56), "breached", "roc_auc 0.5500 of 100 labelled predictions, limit 0.6000"),
+        (AUC, known(0.5, -0.1), "breached", "roc_auc 0.5000 of 100 labelled predictions, limit 0.6000, 0.1000 better"),
+        (AUC, LAST, "breached", "roc_auc 0.5500 of 300 labelled predictions, limit 0.6000; where callers met both, "),
         (AUC, ALONE, "passed", "limit 0.6000; there is no champion's to compare it with."),
         (AUC, Performance(Scored(99), known(0.7, 0.0).met), "waiting", "99 labelled predictions so far, 100 are "),
         (RMSE, ALONE, "not_judged", "callers met no champion to compare with, and no limit is declared."),

@@ -104,7 +104,9 @@ def performance(guard: PerformanceGuard, seen: Performance) -> Reading:
     """
     Hold live performance against its guard.
 
-    What is beyond its limit by less than three standard errors passes, and the sentence says so.
+    What is beyond its limit by less than three standard errors passes, and the sentence says so. A score beyond
+    the absolute limit passes, too, if the champion misses it as well and the version is not surely worse: then the
+    times are to blame.
     """
     met, limit, minimum = seen.met, guard.limit, guard.minimum_labels
     drop = guard.drop.of(met.champion.score.value if met and met.champion.score else 0.0)
@@ -158,8 +160,10 @@ def _held(guard: PerformanceGuard, limit: float, score: Estimate, met: Met | Non
     said = f"limit {apart(limit, score.value)[0]}"
     if beyond.value <= 0:
         return False, said
-    if met and met.champion.score and met.worse and met.worse.value <= 0:
-        return False, f"{said} (the champion's is no better, {number(met.champion.score.value)})"
+    champion = met.champion.score if met else None
+    missed = champion is not None and (limit - champion.value) * guard.direction > 0
+    if met and champion and missed and met.worse and not met.worse.surely_above(0.0):
+        return False, f"{said} (the champion misses it, too: {number(champion.value)})"
     return (True, said) if beyond.surely_above(0.0) else (False, f"{said} (it may be chance)")
 
 
