@@ -188,14 +188,16 @@ def logged(
     """Deliver predictions of a version, one row a request."""
     about = {"version": version, "arm": arm, "generation": generation, "answered_at": datetime.now(UTC)}
     uri, app = world.tables.uri(MODEL, Table.PREDICTION_LOG), f"{version}-{arm}-{generation}"
-    made = rows.assign(row=0, **about)[["request_id", "row", "prediction", "keys", *about]]
+    made = rows.assign(**{"row": 0, **rows, **about})[["request_id", "row", "prediction", "keys", *about]]
     world.tables.append_once(uri, made.astype({"answered_at": "datetime64[us, UTC]"}), app_id=app, sequence=part)
 
 
 def told(world: World, rows: pd.DataFrame, *, part: int = 1) -> None:
     """Deliver outcomes of requests."""
     now = pd.Timestamp(datetime.now(UTC)).as_unit("us")
-    known = pd.DataFrame({"request_id": rows["request_id"], "row": 0, "keys": None, "outcome": rows["outcome"]})
+    known = pd.DataFrame(
+        {"request_id": rows["request_id"], "row": rows.get("row", 0), "keys": None, "outcome": rows["outcome"]}
+    )
     typed = known.astype({"request_id": "string", "keys": "string", "row": "Int64"})
     uri = world.tables.uri(MODEL, Table.OUTCOME_LOG)
     world.tables.append_once(uri, typed.assign(observed_at=now, received_at=now), app_id="server", sequence=part)
@@ -349,6 +351,32 @@ def test_a_busy_model_is_judged_on_a_sample_that_spans_the_step(world: World, mo
     told(world, later, part=2)
 
     assert canary[0] == said(world)[0] == "passed"
+
+
+def test_ten_rows_of_a_request_count_at_most(world: World) -> None:
+    rows = numbers(400, off=5, name="a")
+    batch = rows.assign(request_id="batch", row=range(400))
+    logged(world, batch, "2")
+    told(world, batch)
+
+    assert said(world)[1] == "performance: 10 labelled predictions so far, 50 are needed."
+
+
+def test_equal_models_of_something_rare_wait_for_ten_of_each_class(world: World) -> None:
+    def few(late: int, name: str) -> pd.DataFrame:
+        rows = numbers(300, off=1, name=name)
+        return rows.assign(outcome=[1.0] * late + [0.0] * (300 - late), prediction=[0.9] * late + [0.1] * (300 - late))
+
+    ours, theirs = few(9, "b"), few(20, "a")
+    ours.loc[:4, "prediction"] = 0.05  # of few, some are unlucky
+    logged(world, ours, "2")
+    logged(world, theirs, "1")
+    told(world, pd.concat([ours, theirs]))
+    spec = world.spec(rollout={"guards": {"performance": PERFORMANCE}})
+
+    (reading,) = live_readings(spec, world, world.ledger.traffic(MODEL))
+
+    assert reading.sentence == "performance: 9 labelled predictions of the rarer class so far, 10 are needed."
 
 
 def test_outcomes_of_the_table_count_by_key_once_the_rollout_began(world: World) -> None:

@@ -258,6 +258,8 @@ LAST = Performance(Scored(300, Estimate(0.55, 0.01)), known(0.71, -0.01).met)
         (AUC, known(0.55, 0.01, champion=0.56), "breached", "roc_auc 0.5500 of 100 labelled predictions, limit 0.6000"),
         (AUC, known(0.5, -0.1), "breached", "roc_auc 0.5000 of 100 labelled predictions, limit 0.6000, 0.1000 better"),
         (AUC, LAST, "breached", "roc_auc 0.5500 of 300 labelled predictions, limit 0.6000; where callers met both, "),
+        (AUC, Performance(Scored(500, None, 9)), "waiting", "9 labelled predictions of the rarer class so far, 10 are"),
+        (AUC, Performance(Scored(500, Estimate(0.7, 0.01), 10)), "passed", "roc_auc 0.7000 of 500 labelled"),
         (AUC, ALONE, "passed", "limit 0.6000; there is no champion's to compare it with."),
         (AUC, Performance(Scored(99), known(0.7, 0.0).met), "waiting", "99 labelled predictions so far, 100 are "),
         (RMSE, ALONE, "not_judged", "callers met no champion to compare with, and no limit is declared."),

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from mlops_provider.serving.tally import KEPT, KEPT_ROWS, Tallies
+from mlops_provider.core.readings import KEPT_ROWS
+from mlops_provider.serving.tally import KEPT, Tallies
 
 
 def test_a_new_generation_is_counted_from_zero_and_a_late_answer_of_the_last_one_counts_for_nothing() -> None:

@@ -10,6 +10,7 @@ from mlops_provider.adapters.evaluation import resampled_weights
 from mlops_provider.adapters.tasks.base import Floats, Task
 from mlops_provider.core.metrics import DIRECTIONS
 from mlops_provider.core.performance import Estimate, Met, Performance, Scored
+from mlops_provider.core.readings import KEPT_ROWS
 
 MOST = 20_000
 """Labelled rows of a version that are scored; more would narrow nothing that matters."""
@@ -56,7 +57,10 @@ def performance(
         for name, each in scored.items():
             parts[name].append(each.draw(weights)[metric])
     draws = {name: np.concatenate(found) for name, found in parts.items()}
-    found = {name: Scored(len(place), _estimate(draws.get(name))) for name, place in places.items()}
+    found = {
+        name: Scored(len(place), _estimate(draws.get(name)), _rarer(outcomes[place], task))
+        for name, place in places.items()
+    }
     if met is None:
         return Performance(found["now"])
     worse = (draws["theirs"] - draws["ours"]) * DIRECTIONS[metric] if {"ours", "theirs"} <= draws.keys() else None
@@ -65,12 +69,21 @@ def performance(
 
 def _sample(rows: pd.DataFrame, version: str | None) -> pd.DataFrame:
     """
-    The rows of a version, at most `MOST`, spread over the whole step: the newest would be of another time than another
-    version's, which gets more or fewer requests. Requests are chosen by a hash of their names, so pairs stay pairs.
+    The rows of a version, at most `KEPT_ROWS` of a request and `MOST` in all, spread over the whole step.
+
+    The newest would be of another time than those of a version that gets more requests, or fewer. Requests are chosen
+    by a hash of their names, so pairs stay pairs.
     """
     found = rows[rows[scoring.VERSION] == version].sort_values(["request_id", "row"])
+    of = found.groupby("request_id")["row"]
+    found = found[of.cumcount() % -(-of.transform("size") // KEPT_ROWS) == 0]
     order = np.argsort(pd.util.hash_array(found["request_id"].to_numpy(dtype=object)), kind="stable")
     return found.iloc[np.sort(order[:MOST])]
+
+
+def _rarer(outcomes: Floats, task: Task) -> int | None:
+    """How many outcomes are of the rarest class; None of numbers."""
+    return min((int((outcomes == each).sum()) for each in task.classes), default=None)
 
 
 def _estimate(draws: Floats | None) -> Estimate | None:

@@ -10,6 +10,8 @@ from mlops_provider.core.readings import SURE, Reading, Verdict, judged, waiting
 from mlops_provider.core.retrain import Drop
 
 _ROUNDING = 1e-9
+_OF_EACH_CLASS = 10
+"""Outcomes of each class below which the standard error of a score says too little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,12 @@ class Scored:
 
     :param labels: How many there are.
     :param score: The metric on them; None while they leave it undefined.
+    :param rarer: How many of them are of the rarer class; None of numbers.
     """
 
     labels: int = 0
     score: Estimate | None = None
+    rarer: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +142,12 @@ def performance(guard: PerformanceGuard, seen: Performance) -> Reading:
 
 def _lacking(guard: PerformanceGuard, bound: float, scored: Scored, whose: str = "") -> Reading | None:
     """The reading of a version that lacks its minimum sample."""
-    if scored.labels >= guard.minimum_labels:
-        return None
     unit = f"labelled predictions{whose}"
-    return waiting("performance", bound, scored.labels, guard.minimum_labels, unit=unit)
+    if scored.labels < guard.minimum_labels:
+        return waiting("performance", bound, scored.labels, guard.minimum_labels, unit=unit)
+    if scored.rarer is not None and scored.rarer < _OF_EACH_CLASS:
+        return waiting("performance", bound, scored.rarer, _OF_EACH_CLASS, unit=f"{unit} of the rarer class")
+    return None
 
 
 def _undefined(guard: PerformanceGuard, bound: float, scored: Scored) -> Reading:

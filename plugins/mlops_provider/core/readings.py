@@ -17,6 +17,9 @@ Guards look again and again, and one breach is final: of a version that is exact
 finds it worse.
 """
 
+KEPT_ROWS = 10
+"""Rows of a request that count, spread over it: they are alike, and a large batch may not outvote other callers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reading(Payload):

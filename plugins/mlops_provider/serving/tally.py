@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlops_provider.core.latency import bucket
+from mlops_provider.core.readings import KEPT_ROWS
 
 KEPT = 2000
 """Newest requests of which a version's predictions, or pairs of a shadow's, are kept."""
-KEPT_ROWS = 10
-"""Rows that are kept of each, spread over it: they are alike, and a large batch may not outvote other callers."""
 
 
 class Tally:
