@@ -522,6 +522,13 @@ class RolloutSpec(Declared):
         from mlops_provider.core.rollout import check_steps
 
         check_steps(self.steps)
+        only = self.guards.performance if self.guards.model_dump(exclude_none=True).keys() == {"performance"} else None
+        at_once = self.strategy == "all_at_once" or (self.strategy == "canary" and self.steps == (100,))
+        if at_once and only and only.limit is None:
+            raise ValueError(
+                "callers never meet both versions, so the guard performance, the only one, would judge nothing: "
+                "declare its limit, another guard, or steps before 100."
+            )
         return self
 
     def policy(self, primary: str, usual_drop: Drop) -> RolloutPolicy:

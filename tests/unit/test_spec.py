@@ -348,6 +348,14 @@ WRONG = [
         {"rollout": {**ROLLOUT, "steps": [10, 50]}},
         "26: rollout: the steps must rise from above 0 to 100 percent, got [10, 50].",
     ),
+    (
+        {"rollout": {"strategy": "all_at_once", "guards": {"performance": {}}}},
+        "26: rollout: callers never meet both versions, so the guard performance, the only one, would judge nothing: ",
+    ),
+    (
+        {"rollout": {"steps": [100], "guards": {"performance": {"drop": 0.1}}}},
+        "26: rollout: callers never meet both versions, so the guard performance, the only one, would judge nothing: ",
+    ),
     ({"serving": {"fallback": 1.5}}, "27: serving.fallback: expected a probability, 0-1, got 1.5."),
     ({"serving": {"fallback": float("inf")}}, "27: serving.fallback: expected a finite number, got inf."),
     ({"serving": {"deadline_seconds": 90}}, "26: serving: deadlines must lie above 0, and the default not above the "),
