@@ -42,7 +42,7 @@ STAGES = {
     "rollback": ["rollback_model"],
 }
 TASKS = {f"{model}_{stage}": tasks for model in MODELS for stage, tasks in STAGES.items()}
-TASKS["flight_delays_drill"] = ["drill_rollback"]
+TASKS["flight_delays_drill"] = ["drill_rollback", "end_rollout"]
 TASKS["flight_delays_by_carrier_train"] = [*STAGES["train"], "plan_segments", "train_segment", "assemble_model"]
 
 PARSE = """

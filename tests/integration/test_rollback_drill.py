@@ -12,13 +12,21 @@ import pytest
 from mlops_provider.cli import rollout as cli
 from mlops_provider.core.names import Kind
 from mlops_provider.core.rollout import Traffic
-from mlops_provider.exceptions import ConcurrentWriteError, NothingToDo, ServingCheckError
+from mlops_provider.exceptions import (
+    ConcurrentWriteError,
+    NothingToDo,
+    RolloutRefusedError,
+    ServingCheckError,
+    StoreUnavailableError,
+)
+from mlops_provider.operators.deploy import EndRolloutOperator
+from mlops_provider.steps import rollouts
 from mlops_provider.steps.approval import rolled_back
-from mlops_provider.steps.deploy import advance, deploy
+from mlops_provider.steps.deploy import advance, check_serving, deploy
 from mlops_provider.steps.drill import drill
 from mlops_provider.steps.rollback import rollback
 from mlops_provider.steps.rollouts import abort
-from mlops_provider.steps.traffic import champion
+from mlops_provider.steps.traffic import DRILL, Lever, Standing, champion
 from support.in_process import InProcessTarget
 from support.serving import MODEL, World, origin
 
@@ -151,16 +159,138 @@ def test_a_deployment_waits_for_the_drill(world: World, target: InProcessTarget)
     assert deploy(world.spec(), world.stores, "3", target=target, origin=origin(run="three")).split == {"3": 100}
 
 
-def test_a_drill_that_was_killed_in_between_is_ended_by_its_retry(world: World, target: InProcessTarget) -> None:
-    def die(traffic: Traffic) -> None:
-        raise KeyboardInterrupt
+def stuck(world: World, target: InProcessTarget, run: str = "monday") -> None:
+    """Leave a drill as a process does that is killed once it has moved the traffic."""
+    settled = world.ledger.traffic_history(MODEL)[-1]
+    lever = Lever(world.ledger, target, DRILL, origin("drill_rollback", run))
+    lever.move(Standing(settled.generation, settled), {"1": 100}, settled=False, reason="drill")
 
-    target.when_moved = die
-    with pytest.raises(KeyboardInterrupt):
+
+@pytest.mark.parametrize("trouble", [KeyboardInterrupt, StoreUnavailableError, ServingCheckError])
+def test_an_interrupted_drill_and_one_whose_move_fails_bring_the_traffic_back_first(
+    world: World, target: InProcessTarget, trouble: type[BaseException]
+) -> None:
+    def fail(traffic: Traffic) -> None:
+        if not traffic.settled:
+            raise trouble("no")
+
+    target.when_moved = fail
+
+    with pytest.raises(KeyboardInterrupt if trouble is KeyboardInterrupt else ServingCheckError):
         drilled(world, target)
-    target.when_moved = lambda traffic: None
+
+    assert newest(world, 2) == [({"1": 100}, False), ({"2": 100}, True)]
+    assert (world.ledger.latest(Kind.DRILL, MODEL) is None) == (trouble is KeyboardInterrupt)
+
+
+def test_a_drill_that_was_killed_in_between_is_ended_by_its_retry(world: World, target: InProcessTarget) -> None:
+    stuck(world, target)
+
     with pytest.raises(NothingToDo, match=r"interrupted; generation \d+ .* serves as before"):
         drilled(world, target)
 
     assert newest(world, 2) == [({"1": 100}, False), ({"2": 100}, True)]
     assert world.ledger.latest(Kind.DRILL, MODEL) is None
+
+
+def test_abort_ends_a_drill_that_was_killed(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "opened", lambda model: (world.spec(), world.stores, target))
+    stuck(world, target)
+
+    cli.abort(argparse.Namespace(model=MODEL, reason="stuck"))
+
+    assert "is back at version 2: 100 %" in capsys.readouterr().out
+    assert newest(world, 1) == [({"2": 100}, True)]
+    assert drilled(world, target, "tuesday")["passed"]
+
+
+def test_the_teardown_ends_the_drill_of_its_own_run(world: World, target: InProcessTarget) -> None:
+    teardown = EndRolloutOperator(task_id="end_rollout", model_yaml=str(world.spec().path))
+    teardown.stores, teardown.target = world.stores, target
+    stuck(world, target)
+
+    with pytest.raises(NothingToDo, match="no drill of 'late_flights' under way"):
+        teardown.step({}, origin("end_rollout", "tuesday"))
+    before = newest(world, 1)
+    said = teardown.step({}, origin("end_rollout", "monday"))
+
+    assert (before, newest(world, 1)) == ([({"1": 100}, False)], [({"2": 100}, True)])
+    assert "serves version 2: 100 %" in said
+    assert world.ledger.latest(Kind.INCIDENT, MODEL) is None
+    with pytest.raises(NothingToDo, match="no drill"):
+        teardown.step({}, origin("end_rollout", "monday"))
+
+
+def test_what_nobody_ends_is_ended_by_the_next_drill_or_deployment(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = world.spec(rollout={**world.spec().rollout.model_dump(mode="json"), "without_data": "hold"})
+    world.record("3", champion="2")
+    stuck(world, target)
+    with pytest.raises(NothingToDo, match="another drill of 'late_flights' is under way"):
+        drilled(world, target, "tuesday")
+    monkeypatch.setattr("mlops_provider.steps.traffic.seconds_since", lambda record: 10_000.0)
+
+    assert drilled(world, target, "tuesday")["passed"]
+
+    stuck(world, target, "wednesday")
+    check_serving(held, world.stores, "3", target=target, origin=origin(run="three"))
+    assert newest(world, 2) == [({"1": 100}, False), ({"2": 100, "3": 0}, False)]
+
+
+def test_a_drill_is_no_rollout_and_its_version_is_not_on_trial(world: World, target: InProcessTarget) -> None:
+    spec, stores, how = world.spec(), world.stores, {"target": target, "origin": origin(run="by-hand")}
+    stuck(world, target)
+    before = newest(world, 1)
+
+    assert rollouts.status(spec, stores, target=target).version is None
+    with pytest.raises(RolloutRefusedError, match="version 1: 100 % answers for a rollback drill"):
+        rollouts.promote(spec, stores, **how)
+    with pytest.raises(RolloutRefusedError, match="No rollout"):
+        rollouts.override(spec, stores, reason="why not", **how)
+    for version in ("1", "2"):
+        with pytest.raises(ConcurrentWriteError, match=r"is a rollback drill.* mlops rollout abort late_flights"):
+            rollouts.override(spec, stores, version, reason="why not", **how)
+        with pytest.raises(ConcurrentWriteError, match="is a rollback drill"):
+            deploy(spec, stores, version, **how)
+        with pytest.raises(ConcurrentWriteError, match="is a rollback drill"):
+            rollouts.planned(spec, stores.ledger, version)
+
+    assert newest(world, 1) == before
+    assert champion(stores.ledger, MODEL) == "2"
+
+
+def test_a_failed_drill_stays_failed_when_its_task_is_cleared(world: World, target: InProcessTarget) -> None:
+    target.lying.add("1")
+    with pytest.raises(ServingCheckError) as first:
+        drilled(world, target)
+    target.lying.clear()
+
+    with pytest.raises(ServingCheckError) as again:
+        drilled(world, target)
+
+    assert str(again.value) == str(first.value)
+    assert len(world.ledger.history(Kind.DRILL, MODEL)) == 1
+
+
+def test_there_is_no_drill_between_settling_and_promotion(world: World, target: InProcessTarget) -> None:
+    def killed(traffic: Traffic) -> None:
+        if traffic.settled:
+            raise KeyboardInterrupt
+
+    world.record("3", champion="2")
+    by = origin(run="three")
+    target.when_moved = killed
+    with pytest.raises(KeyboardInterrupt):
+        deploy(world.spec(), world.stores, "3", target=target, origin=by)
+    target.when_moved = lambda traffic: None
+    assert newest(world, 1) == [({"3": 100}, True)]
+
+    with pytest.raises(NothingToDo, match="version 3: 100 % of 'late_flights' has settled, but"):
+        drilled(world, target)
+
+    deploy(world.spec(), world.stores, "3", target=target, origin=by)
+    assert world.ledger.latest(Kind.PROMOTION, MODEL).payload["version"] == "3"
+    assert drilled(world, target)["to"] == {"2": 100}

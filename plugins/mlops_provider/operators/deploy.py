@@ -161,14 +161,14 @@ class DeployModelOperator(ReleaseOperator):
 
 class EndRolloutOperator(TrafficOperator):
     """
-    Take back a rollout whose task ended before it was over; skipped if there is none.
+    Take back a rollout, or a drill, whose task ended before it was over; skipped if there is none.
 
-    For a teardown behind :class:`DeployModelOperator`: Airflow runs it once that task is over for good, also when
-    somebody marked it, or the run, as failed. A task that is retried or cleared is not over, and its rollout goes on.
-    The version may be deployed again, in another run.
+    For a teardown behind :class:`DeployModelOperator` or :class:`DrillRollbackOperator`: Airflow runs it once that task
+    is over for good, also when somebody marked it, or the run, as failed. A task that is retried or cleared is not
+    over, and its rollout goes on. The version may be deployed again, in another run.
 
     :param model_yaml: Path of the use case's ``model.yaml``. (templated)
-    :param version: Registered version. (templated)
+    :param version: Registered version; empty behind a drill. (templated)
     :param server_conn_id: Connection of the model server, or of SageMaker. (templated)
     :param on_incident_callback: Whom to tell when it was taken back; as for :class:`DeployModelOperator`.
     :return: What happened and what serves now, as a sentence.
@@ -176,7 +176,7 @@ class EndRolloutOperator(TrafficOperator):
 
     template_fields: Sequence[str] = (*TrafficOperator.template_fields, "version")
 
-    def __init__(self, *, version: str, on_incident_callback: Callbacks = None, **kwargs: Any) -> None:
+    def __init__(self, *, version: str = "", on_incident_callback: Callbacks = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.version = version
         self.on_incident_callback = on_incident_callback

@@ -71,5 +71,10 @@ def rollback(model_yaml: str) -> None:
 
 
 def drill(model_yaml: str) -> None:
-    """Let the version before answer for a moment: is a rollback possible, and how fast?"""
-    DrillRollbackOperator(**resources(model_yaml, Task.DRILL_ROLLBACK), **PATIENT)
+    """
+    Let the version before answer for a moment: is a rollback possible, and how fast?
+
+    A teardown ends what was interrupted.
+    """
+    drilled = DrillRollbackOperator(**resources(model_yaml, Task.DRILL_ROLLBACK), **PATIENT)
+    drilled >> EndRolloutOperator(**resources(model_yaml, Task.END_ROLLOUT), **PATIENT).as_teardown()

@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, Any
 from mlops_provider.core import rollout
 from mlops_provider.core.names import Kind
 from mlops_provider.core.rollout import Traffic
-from mlops_provider.exceptions import MLOpsError, NothingToDo, RolloutRefusedError, ServingCheckError
+from mlops_provider.exceptions import (
+    ConcurrentWriteError,
+    MLOpsError,
+    NothingToDo,
+    RolloutRefusedError,
+    ServingCheckError,
+)
 from mlops_provider.steps import verification
 from mlops_provider.steps.approval import rolled_back
 from mlops_provider.steps.following import require_replicas, wait_until_served
-from mlops_provider.steps.traffic import DRILL, ROLLBACK, Lever, Standing
+from mlops_provider.steps.traffic import DRILL, ROLLBACK, Lever, Standing, drilling
 from mlops_provider.steps.verification import Sample
 
 if TYPE_CHECKING:
@@ -32,37 +38,73 @@ def drill(spec: ModelSpec, stores: Stores, *, target: Target, origin: Origin, pa
     Go where a rollback would go now, see every replica answer there as the registry's model does, and return.
 
     The old split never settles, so the champion, and what drift is compared with, stay; nothing is held against a
-    version. A retry of a try that was killed in between brings the traffic back.
+    version. Whatever ends it, Ctrl-C included, the traffic is brought back first; what was killed in between is ended
+    by a retry, or by :func:`mlops_provider.steps.rollouts.end`.
 
     :param patience: Longest wait for the replicas each way, in seconds.
     :return: The ledger's record, with the seconds each way took.
-    :raises NothingToDo: There is no version to go back to, a rollout is under way, or an earlier try was killed.
-    :raises ServingCheckError: A rollback would not do; traffic is back. Not retried.
+    :raises NothingToDo: There is no version to go back to, a rollout or another drill is under way, or an earlier try
+        was interrupted.
+    :raises ServingCheckError: A rollback would not do; that is recorded, and traffic is back. Not retried.
     :raises ConcurrentWriteError: Somebody else moved the traffic meanwhile, and keeps it. Retried.
     :raises StoreUnavailableError: No live replica, or a store is away. Retried.
     """
+    lever = Lever(stores.ledger, target, DRILL, origin)
+    record = stores.ledger.find(Kind.DRILL, origin.key) or _drilled(spec, stores, lever, patience)
+    if not record.payload["passed"]:
+        to, why = rollout.describe(record.payload["to"]), record.payload["reason"]
+        raise ServingCheckError(f"A rollback of {spec.name!r} to {to} fails: {why}")
+    return record
+
+
+def _drilled(spec: ModelSpec, stores: Stores, lever: Lever, patience: float) -> Record:
     ledger, model = stores.ledger, spec.name
-    if done := ledger.find(Kind.DRILL, origin.key):
-        return done
-    lever = Lever(ledger, target, DRILL, origin)
-    history = ledger.traffic_history(model)
+    settled, split = _ways(lever)
+    about: dict[str, Any] = {
+        "generation": None,
+        "from": dict(settled.split),
+        "to": dict(split),
+        "seconds": None,
+        "restored_seconds": None,
+        "replicas": [],
+        "origin": lever.origin.key,
+    }
+    try:
+        sample = verification.sample(stores, model, spec.feature_columns, max(split, key=lambda each: split[each]))
+    except ServingCheckError as error:
+        # Its files are gone or changed: known without giving it to callers.
+        about["reason"] = str(error)
+    else:
+        require_replicas(lever.target)
+        about |= _there_and_back(lever, settled, split, sample, patience)
+    about["passed"] = not about["reason"]
+    return ledger.append(Kind.DRILL, model, about, key=lever.origin.key, actor=lever.origin.actor)
+
+
+def _ways(lever: Lever) -> tuple[Traffic, Mapping[str, int]]:
+    """Give what serves now and what a rollback would bring, once what interrupted drills left is back."""
+    ledger, model = lever.ledger, lever.model
+    lever.end_drill()
     if (moved := lever.moved_before()) is not None:
-        if not moved.settled:
-            moved = _return(lever, moved, next(each for each in reversed(history) if each.settled))
         raise NothingToDo(f"The drill was interrupted; generation {moved.generation} of {model!r} serves as before.")
+    if lever.drill_abandoned():
+        lever.end_drill("drill: nobody ended it", of_any_run=True)
+    if drilling(ledger, model):
+        raise NothingToDo(f"No drill now: another drill of {model!r} is under way.")
+    history = ledger.traffic_history(model)
     if not history or not history[-1].settled:
         raise NothingToDo(f"No drill now: no version of {model!r} has settled, or a rollout is under way.")
+    newest = history[-1]
+    promoted = ledger.find(Kind.PROMOTION, f"{model}:{newest.generation}")
+    if promoted is None and lever.strategy_of(newest) != ROLLBACK:
+        raise NothingToDo(
+            f"No drill now: the deployment of {rollout.describe(newest.split)} of {model!r} has settled, but has not "
+            "been recorded as a promotion yet. Let it finish, or run it again."
+        )
     try:
-        split = rollout.rollback_split(history, rolled_back(ledger, model))
+        return newest, rollout.rollback_split(history, rolled_back(ledger, model))
     except RolloutRefusedError as nowhere:
         raise NothingToDo(f"No drill now. {nowhere}") from nowhere
-    sample = verification.sample(stores, model, spec.feature_columns, max(split, key=lambda each: split[each]))
-    require_replicas(target)
-    found = _there_and_back(lever, history[-1], split, sample, patience)
-    record = ledger.append(Kind.DRILL, model, found, key=origin.key, actor=origin.actor)
-    if not record.payload["passed"]:
-        raise ServingCheckError(f"A rollback of {model!r} to {rollout.describe(split)} fails: {found['reason']}")
-    return record
 
 
 def _there_and_back(
@@ -70,35 +112,34 @@ def _there_and_back(
 ) -> dict[str, Any]:
     """Move traffic to *split* and back to what has *settled*; give what the ledger keeps of it."""
     reasons, replicas, seconds, restored = [], list[str](), None, None
+    trouble: BaseException | None = None
     started = time.monotonic()
-    standing = Standing(settled.generation, settled)
-    there = lever.move(standing, split, settled=False, reason=f"drill: {rollout.describe(split)} answers for a moment")
     try:
+        standing = Standing(settled.generation, settled)
+        reason = f"drill: {rollout.describe(split)} answers for a moment"
+        there = lever.move(standing, split, settled=False, reason=reason)
         seen = wait_until_served(lever.target, there, candidate=next(iter(sample.expected)), patience=patience)
         verification.verify_choice(lever.target, there, seen, sample, probes=1, patience=patience)
         seconds, replicas = round(time.monotonic() - started, 3), [replica.replica for replica in seen]
-    except Exception as error:  # noqa: BLE001 - whatever it was: callers must not keep the version before
-        reasons.append(str(error) if isinstance(error, MLOpsError) else type(error).__name__)
+    except BaseException as error:  # noqa: BLE001 - whatever it was: callers must not keep the version before
+        trouble = error
     started = time.monotonic()
-    back = _return(lever, there, settled)
+    back = lever.end_drill()
+    if trouble is not None:
+        if back is None or not isinstance(trouble, Exception):
+            raise trouble
+        reasons.append(str(trouble) if isinstance(trouble, MLOpsError) else type(trouble).__name__)
+    if back is None:
+        raise ConcurrentWriteError(f"Somebody moved the traffic of {lever.model!r} during the drill, and keeps it.")
     try:
         wait_until_served(lever.target, back, patience=patience)
         restored = round(time.monotonic() - started, 3)
     except MLOpsError as error:
         reasons.append(str(error))
     return {
-        "generation": there.generation,
-        "from": dict(settled.split),
-        "to": dict(split),
-        "passed": not reasons,
+        "generation": back.generation - 1,
         "reason": " ".join(reasons),
         "seconds": seconds,
         "restored_seconds": restored,
         "replicas": replicas,
-        "origin": lever.origin.key,
     }
-
-
-def _return(lever: Lever, there: Traffic, settled: Traffic) -> Traffic:
-    standing = Standing(there.generation, there)
-    return lever.move(standing, settled.split, settled=True, reason="drill: over", strategy=ROLLBACK)

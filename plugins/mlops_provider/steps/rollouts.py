@@ -16,7 +16,7 @@ from mlops_provider.steps import incidents
 from mlops_provider.steps.approval import refuse_outdated, refuse_rolled_back, refuse_unapproved
 from mlops_provider.steps.deploy import PATIENCE
 from mlops_provider.steps.release import Release
-from mlops_provider.steps.traffic import Lever, champion, seconds_since
+from mlops_provider.steps.traffic import Lever, champion, drilling, require_no_drill, seconds_since
 from mlops_provider.steps.watch import readings
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def status(spec: ModelSpec, stores: Stores, *, target: Target) -> Status:
 
 
 def on_trial(ledger: Ledger, model: str) -> str | None:
-    """The version that a rollout is bringing in; None if none is under way."""
-    return rollout.on_trial(ledger.traffic_history(model))
+    """The version that a rollout is bringing in; None if none is under way, as during a drill."""
+    return None if drilling(ledger, model) else rollout.on_trial(ledger.traffic_history(model))
 
 
 def planned(spec: ModelSpec, ledger: Ledger, version: str, *, actor: str = "") -> tuple[Step, ...]:
@@ -101,6 +101,7 @@ def planned(spec: ModelSpec, ledger: Ledger, version: str, *, actor: str = "") -
     declared = spec.approval
     refuse_unapproved(ledger, spec.name, version, declared.policy, actor=actor, approvers=declared.approvers)
     refuse_rolled_back(ledger, spec.name, version)
+    require_no_drill(ledger, spec.name, version)
     current = ledger.traffic(spec.name)
     if current is None or version not in current.split:
         refuse_outdated(ledger, spec.name, version, champion(ledger, spec.name))
@@ -192,13 +193,16 @@ def _finished(release: Release, traffic: Traffic) -> Traffic:
 
 def abort(spec: ModelSpec, stores: Stores, *, reason: str, target: Target, origin: Origin) -> Traffic:
     """
-    End the rollout under way: the last settled split comes back, and nothing is held against the version.
+    End the rollout or drill under way: the last settled split comes back, and nothing is held against the version.
 
     The run that deploys it fails at its next look; another run may deploy the version again.
 
     :return: The settled record.
     :raises RolloutRefusedError: None is under way, or nothing ever settled. Not retried.
     """
+    lever = Lever(stores.ledger, target, spec.rollout_policy.strategy, origin)
+    if back := lever.end_drill(f"aborted: {reason}", of_any_run=True):
+        return back
     version = _required(stores.ledger, spec.name)
     lever = _aborted(spec, stores, version, reason, target=target, origin=origin)
     return lever.take_back(f"aborted: {reason}", version=version, refuse=False)
@@ -217,14 +221,20 @@ def end(
     """
     End the rollout that *origin*'s run began and moves no more: as :func:`abort`, and an incident is recorded.
 
+    A drill that the run left is ended as well, without an incident.
+
+    :param version: Registered version; empty behind a drill.
     :param reason: Why nobody moves it, as a sentence.
     :param patience: Longest wait for the replicas to serve the old split, in seconds.
     :return: What happened and what serves now, as a sentence.
-    :raises NothingToDo: The run has no rollout of *version* under way.
+    :raises NothingToDo: The run has no rollout of *version*, and no drill, under way.
     """
     ledger = stores.ledger
+    if back := Lever(ledger, target, spec.rollout_policy.strategy, origin).end_drill("drill: its task ended before it"):
+        return f"The task ended before its drill; generation {back.generation} serves {rollout.describe(back.split)}."
     if on_trial(ledger, spec.name) != version or not _moved(ledger.history(Kind.TRAFFIC, spec.name), origin):
-        raise NothingToDo(f"This run has no rollout of version {version} of {spec.name!r} under way.")
+        what = f"rollout of version {version}" if version else "drill"
+        raise NothingToDo(f"This run has no {what} of {spec.name!r} under way.")
     lever = _aborted(spec, stores, version, reason, target=target, origin=origin)
     failure = ServingCheckError(reason)
     return str(incidents.fail(stores, lever, version, failure, refuse=False, patience=patience))
@@ -260,6 +270,7 @@ def _required(ledger: Ledger, model: str) -> str:
     version = on_trial(ledger, model)
     if version is None:
         current = ledger.traffic(model)
-        serving = f"{rollout.describe(current.split)} has settled" if current else "no version ever had traffic"
+        state = "has settled" if current and current.settled else "answers for a rollback drill"
+        serving = f"{rollout.describe(current.split)} {state}" if current else "no version ever had traffic"
         raise RolloutRefusedError(f"No rollout of {model!r} is under way: {serving}.")
     return version

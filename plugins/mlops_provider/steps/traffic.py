@@ -39,6 +39,26 @@ def champion(ledger: Ledger, model: str, *, other_than: str | None = None) -> st
     return next((version for version in settled if version and version != other_than), None)
 
 
+def drilling(ledger: Ledger, model: str) -> Record | None:
+    """The newest traffic record, if in it a drill lets the version before answer; that is no rollout."""
+    record = ledger.latest(Kind.TRAFFIC, model)
+    return record if record and record.payload.get("strategy") == DRILL else None
+
+
+def require_no_drill(ledger: Ledger, model: str, version: str) -> None:
+    """
+    Let a rollout wait for a drill.
+
+    :raises ConcurrentWriteError: One is under way, or was interrupted. Retried.
+    """
+    if (drill := drilling(ledger, model)) is not None:
+        raise ConcurrentWriteError(
+            f"Version {version} of {model!r} has to wait: generation {drill.payload['generation']} "
+            f"({rollout.describe(drill.payload['split'])}) is a rollback drill, which takes a moment. If nobody ends "
+            f"it any more: mlops rollout abort {model} --reason '…'."
+        )
+
+
 def seconds_since(record: Record) -> float:
     """Seconds of the wall clock since a record was written."""
     return (datetime.now(UTC) - datetime.fromisoformat(record.recorded_at)).total_seconds()
@@ -88,15 +108,19 @@ class Lever:
         Read where the rollout of *version* has to go on.
 
         Every try and every task that deploys the same version takes part in the same rollout. An unsettled
-        rollout of another version is in the way, unless it failed or was silent for long.
+        rollout of another version is in the way, unless it failed or was silent for long; and so is a drill.
 
         :param abandoned_after: Seconds without a move after which another rollout counts as dead.
+        :raises ConcurrentWriteError: A drill is under way. Retried.
         """
+        if not (abandoned := self.drill_abandoned()):
+            require_no_drill(self.ledger, self.model, version)
         record = self.ledger.latest(Kind.TRAFFIC, self.model)
         if record is None:
             return Standing(0, None)
         traffic = Traffic.from_json(record.payload)
-        if not traffic.settled and version not in traffic.split and self._dead(record, abandoned_after):
+        another = not traffic.settled and version not in traffic.split
+        if abandoned or (another and self._dead(record, abandoned_after)):
             logger.warning("Taking over from generation %s, whose rollout never settled", traffic.generation)
             settled = [earlier for earlier in self.ledger.traffic_history(self.model) if earlier.settled]
             return Standing(
@@ -124,7 +148,9 @@ class Lever:
         if not moved:
             return None
         if moved[-1] is not records[-1]:
-            raise NothingToDo(f"An earlier try rolled {self.model!r} back, and its traffic has moved on since.")
+            raise NothingToDo(
+                f"An earlier try of this task moved the traffic of {self.model!r}, which has moved on since."
+            )
         return Traffic.from_json(moved[-1].payload)
 
     def move(
@@ -182,9 +208,10 @@ class Lever:
         """
         leaving: set[str] = {version} if version else set()
         while True:
-            history = self._without_drill(self.ledger.traffic_history(self.model))
+            records = self.ledger.traffic_history(self.model)
+            history = self._without_drill(records)
             if history and leaving and not leaving & set(history[-1].split):
-                return history[-1]
+                return records[-1]
             split = rollout.rollback_split(history, rolled_back(self.ledger, self.model))
             current = history[-1]
             leaving = leaving or set(current.split) - set(split)
@@ -195,6 +222,27 @@ class Lever:
                 return self.move(standing, split, settled=True, reason=reason, strategy=ROLLBACK)
             except ConcurrentWriteError:
                 logger.info("Traffic moved meanwhile; reading it again")
+
+    def end_drill(self, reason: str = "drill: over", *, of_any_run: bool = False) -> Traffic | None:
+        """
+        Give the traffic back that a drill of this run has.
+
+        :param of_any_run: Whether a drill of another run is ended, too.
+        :return: The settled record; None if there is no such drill.
+        :raises ConcurrentWriteError: Somebody moved the traffic meanwhile. Retried.
+        """
+        drill = drilling(self.ledger, self.model)
+        if drill is None or not (of_any_run or self.origin.same_run(drill.payload["origin"])):
+            return None
+        there = Traffic.from_json(drill.payload)
+        before = next(each for each in reversed(self.ledger.traffic_history(self.model)) if each.settled)
+        standing = Standing(there.generation, there)
+        return self.move(standing, before.split, settled=True, reason=reason, strategy=ROLLBACK)
+
+    def drill_abandoned(self) -> bool:
+        """Whether a drill has the traffic for longer than a drill waits, so that nobody will end it."""
+        drill = drilling(self.ledger, self.model)
+        return drill is not None and seconds_since(drill) > 3 * self.target.patience + 60
 
     def _without_drill(self, history: list[Traffic]) -> list[Traffic]:
         """What to decide on while a drill lasts: what it left, as if that were the newest record."""
