@@ -23,11 +23,7 @@ with DAG(
     schedule="0 6 * * 1",
     catchup=False,
     max_active_runs=1,
-    default_args={
-        "retries": 2,
-        "retry_delay": 10,
-        "on_failure_callback": tell(MODEL, "The rollback drill failed: {{ exception }}"),
-    },
+    default_args={"on_failure_callback": tell(MODEL, "The rollback drill failed: {{ exception }}")},
     tags=["mlops", "flight_delays"],
     doc_md=__doc__,
 ):
