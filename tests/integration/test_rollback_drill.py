@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
+from mlflow import MlflowClient
 
 from mlops_provider.cli import rollout as cli
 from mlops_provider.core.names import Kind
@@ -19,7 +25,7 @@ from mlops_provider.exceptions import (
     ServingCheckError,
     StoreUnavailableError,
 )
-from mlops_provider.operators.deploy import EndRolloutOperator
+from mlops_provider.operators.deploy import CheckServingOperator, EndRolloutOperator
 from mlops_provider.steps import rollouts
 from mlops_provider.steps.approval import rolled_back
 from mlops_provider.steps.deploy import advance, check_serving, deploy
@@ -260,6 +266,70 @@ def test_a_drill_is_no_rollout_and_its_version_is_not_on_trial(world: World, tar
 
     assert newest(world, 1) == before
     assert champion(stores.ledger, MODEL) == "2"
+
+
+@contextmanager
+def spoilt(world: World, version: str, how: str) -> Iterator[None]:
+    """Files of a version that are gone or changed for a while."""
+    where = Path(
+        MlflowClient(world.registry_uri).get_model_version_download_uri(MODEL, version).removeprefix("file://")
+    )
+    kept = where.with_name("kept")
+    shutil.copytree(where, kept)
+    if how == "changed":
+        (where / "notes.txt").write_text("not what was registered")
+    elif how == "unreadable":
+        (where / "MLmodel").unlink()
+    else:
+        shutil.rmtree(where)
+    try:
+        yield
+    finally:
+        shutil.rmtree(where, ignore_errors=True)
+        kept.rename(where)
+
+
+@pytest.mark.parametrize("how", ["gone", "changed", "unreadable"])
+def test_a_version_before_whose_files_are_no_more_fails_the_drill_on_record_and_nothing_moves(
+    world: World, target: InProcessTarget, how: str
+) -> None:
+    for version, before in (("3", "2"), ("4", "3")):
+        world.record(version, champion=before, packable=True)
+        deploy(world.spec(), world.stores, version, target=target, origin=origin(run=version))
+    assert drilled(world, target, "monday")["passed"]
+    before_it = world.ledger.traffic_history(MODEL)
+
+    with spoilt(world, "3", how), pytest.raises(ServingCheckError, match="to version 3: 100 % fails: "):
+        drilled(world, target, "tuesday")
+
+    found = world.ledger.latest(Kind.DRILL, MODEL).payload
+    assert (found["passed"], found["to"], found["generation"], found["seconds"]) == (False, {"3": 100}, None, None)
+    assert found["reason"]
+    assert world.ledger.traffic_history(MODEL) == before_it
+    status = "\n".join(cli.described(world.spec(), rollouts.status(world.spec(), world.stores, target=target)))
+    assert "version 3: 100 % could not take over: " in status
+
+
+def test_a_candidate_whose_files_were_changed_is_an_incident_of_each_run(world: World, target: InProcessTarget) -> None:
+    world.record("3", champion="2", packable=True)
+    told: list[str] = []
+    operator = CheckServingOperator(
+        task_id="check_serving",
+        model_yaml=str(world.spec().path),
+        version="3",
+        on_incident_callback=lambda context: told.append(context["mlops"]["summary"]),
+    )
+    operator.stores, operator.target = world.stores, target
+
+    with spoilt(world, "3", "changed"):
+        for run in ("a", "b", "b"):
+            ti = SimpleNamespace(dag_id="d", run_id=run, task_id="check_serving", map_index=-1)
+            with pytest.raises(AirflowFailException, match="were changed.* Version 3 got no traffic"):
+                operator.execute({"ti": ti, "dag_run": SimpleNamespace()})
+
+    found = [record.payload["origin"] for record in world.ledger.history(Kind.INCIDENT, MODEL)]
+    assert found == ["d/a/check_serving/-1", "d/b/check_serving/-1"]
+    assert len(told) == 3
 
 
 def test_a_failed_drill_stays_failed_when_its_task_is_cleared(world: World, target: InProcessTarget) -> None:

@@ -35,9 +35,14 @@ class Origin(Payload):
             for part in (self.dag_id, self.run_id, self.task_id, str(self.map_index))
         )
 
+    @property
+    def run_key(self) -> str:
+        """``dag/run``, the same for every task of the run."""
+        return "/".join(self.key.split("/")[:2])
+
     def same_run(self, key: str) -> bool:
         """Whether the *key* of another origin names a task of this one's run."""
-        return key.split("/")[:2] == self.key.split("/")[:2]
+        return key.split("/")[:2] == self.run_key.split("/")
 
     @property
     def path(self) -> str:

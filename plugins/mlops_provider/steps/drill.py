@@ -14,6 +14,7 @@ from mlops_provider.exceptions import (
     ConcurrentWriteError,
     MLOpsError,
     NothingToDo,
+    PermanentError,
     RolloutRefusedError,
     ServingCheckError,
 )
@@ -71,8 +72,8 @@ def _drilled(spec: ModelSpec, stores: Stores, lever: Lever, patience: float) -> 
     }
     try:
         sample = verification.sample(stores, model, spec.feature_columns, max(split, key=lambda each: split[each]))
-    except ServingCheckError as error:
-        # Its files are gone or changed: known without giving it to callers.
+    except PermanentError as error:
+        # As when its files are gone or changed: known without giving it to callers.
         about["reason"] = str(error)
     else:
         require_replicas(lever.target)

@@ -62,7 +62,9 @@ def not_even_loaded(stores: Stores, lever: Lever, version: str, failure: Serving
     generation = current.generation if current else 0
     about = {"version": version, "generation": generation, "reason": str(failure), "readings": []}
     nothing_moved: dict[str, Any] = {"restored": None, "seconds": None, "replicas": []}
-    _record(stores, lever, {**about, **nothing_moved}, key=f"{lever.model}:{generation}:{version}")
+    # Of two tries, both find the first one's; another run that fails in the same way is told as well.
+    key = f"{lever.model}:{generation}:{version}:{lever.origin.run_key}"
+    _record(stores, lever, {**about, **nothing_moved}, key=key)
     return type(failure)(f"{failure} Version {version} got no traffic.")
 
 

@@ -14,7 +14,13 @@ import numpy as np
 from mlops_provider.adapters import tasks
 from mlops_provider.core.names import Table
 from mlops_provider.core.rollout import Traffic, describe
-from mlops_provider.exceptions import ConcurrentWriteError, ServingCheckError, SourceError, StoreUnavailableError
+from mlops_provider.exceptions import (
+    ConcurrentWriteError,
+    EvidenceError,
+    ServingCheckError,
+    SourceError,
+    StoreUnavailableError,
+)
 from mlops_provider.steps import models
 from mlops_provider.steps.following import PAUSE_SECONDS, require_replicas
 from mlops_provider.steps.provenance import promoted, provenance
@@ -77,8 +83,12 @@ def sample(stores: Stores, model: str, columns: Sequence[str], version: str) -> 
     Take sample rows, and let the registry's own model predict them.
 
     :param columns: What the model takes, if it does not know that itself.
+    :raises ServingCheckError: Its files can't be loaded, or are not those that were registered. Not retried.
     """
-    pipeline = models.estimator(stores.registry, stores.ledger, model, version)
+    try:
+        pipeline = models.estimator(stores.registry, stores.ledger, model, version)
+    except EvidenceError as changed:
+        raise ServingCheckError(str(changed)) from changed
     rows = sample_rows(stores, model, list(getattr(pipeline, "feature_names_in_", columns)), version=version)
     return Sample(rows, {version: tasks.of_model(pipeline).predict(pipeline, rows)})
 
