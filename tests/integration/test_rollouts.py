@@ -274,6 +274,35 @@ def test_a_rollout_whose_task_has_ended_is_taken_back_and_may_come_again_in_anot
     assert isinstance(look(world, target, run="another"), Waiting)
 
 
+@pytest.mark.parametrize("came_again", [False, True])
+def test_a_teardown_killed_before_the_incident_records_and_tells_it_at_its_retry(
+    world: World, target: InProcessTarget, came_again: bool
+) -> None:
+    told: list[str] = []
+    look(world, target)
+
+    def die(traffic: Traffic) -> None:
+        raise KeyboardInterrupt
+
+    target.when_moved = die
+    with pytest.raises(KeyboardInterrupt):
+        teardown(world, target, told).execute(context())
+    target.when_moved = lambda traffic: None
+    before = (told.copy(), world.ledger.history(Kind.INCIDENT, MODEL))
+    if came_again:
+        look(world, target, run="another")
+    said = teardown(world, target, told).execute(context())
+    with pytest.raises(AirflowSkipException):
+        teardown(world, target, told).execute(context())
+
+    [incident] = [each.payload for each in world.ledger.history(Kind.INCIDENT, MODEL)]
+    assert (before, told) == (([], []), [said])
+    assert (incident["generation"], incident["restored"], incident["most"]) == (4, 5, 10)
+    assert (incident["seconds"] is None, incident["replicas"]) == (came_again, [] if came_again else ["a", "b"])
+    assert "Version 2 was taken back; generation 5 serves version 1: 100 %" in said
+    assert splits(world)[-1] == ({"1": 90, "2": 10} if came_again else {"1": 100})
+
+
 def test_a_task_that_is_still_moving_when_its_rollout_was_taken_back_moves_no_more(
     world: World, target: InProcessTarget
 ) -> None:

@@ -76,18 +76,46 @@ def complete(stores: Stores, lever: Lever, version: str, *, patience: float) -> 
         if not ours or stores.ledger.find(Kind.INCIDENT, f"{lever.model}:{about['generation']}"):
             continue
         back = lever.take_back(about["reason"], version=version)
-        replicas = _replicas_back(lever, back, patience)
-        incident = {
-            "version": version,
-            "generation": about["generation"],
-            "reason": about["reason"],
-            "readings": about.get("readings", []),
-            "restored": back.generation,
-            "seconds": round(seconds_since(decided), 3) if replicas else None,
-            "replicas": replicas,
-        }
-        _record(stores, lever, incident)
+        _completed(stores, lever, decided, version, back, patience)
         project_rollback(stores, back)
+
+
+def complete_ended(stores: Stores, lever: Lever, version: str, *, patience: float) -> str | None:
+    """
+    Record the incident of a rollout that an earlier try of this task ended, and was killed before it could.
+
+    :return: What happened, as a sentence; None if nothing is left to record.
+    """
+    ledger = stores.ledger
+    for ended in reversed(ledger.history(Kind.ABORT, lever.model)):
+        if ended.payload["origin"] != lever.origin.key or ended.payload["version"] != version:
+            continue
+        since = ended.payload["generation"]
+        later = [traffic for traffic in ledger.traffic_history(lever.model) if traffic.generation > since]
+        back = next((traffic for traffic in later if version not in traffic.split), None)
+        if back is None or any(
+            incident.payload["version"] == version and since <= incident.payload["generation"] < back.generation
+            for incident in ledger.history(Kind.INCIDENT, lever.model)
+        ):
+            return None
+        return sentence(_completed(stores, lever, ended, version, back, patience), back)
+    return None
+
+
+def _completed(stores: Stores, lever: Lever, decided: Record, version: str, back: Traffic, patience: float) -> Record:
+    """Record the incident of what an earlier try *decided*, once the replicas serve what came back."""
+    replicas = _replicas_back(lever, back, patience)
+    about = decided.payload
+    incident = {
+        "version": version,
+        "generation": about["generation"],
+        "reason": about["reason"],
+        "readings": about.get("readings", []),
+        "restored": back.generation,
+        "seconds": round(seconds_since(decided), 3) if replicas else None,
+        "replicas": replicas,
+    }
+    return _record(stores, lever, incident)
 
 
 def sentence(incident: Record, back: Traffic) -> str:

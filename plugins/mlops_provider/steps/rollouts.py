@@ -221,7 +221,8 @@ def end(
     """
     End the rollout that *origin*'s run began and moves no more: as :func:`abort`, and an incident is recorded.
 
-    A drill that the run left is ended as well, without an incident.
+    A drill that the run left is ended as well, without an incident. A retry of a try that was killed in between records
+    the incident.
 
     :param version: Registered version; empty behind a drill.
     :param reason: Why nobody moves it, as a sentence.
@@ -233,6 +234,9 @@ def end(
     if back := Lever(ledger, target, spec.rollout_policy.strategy, origin).end_drill("drill: its task ended before it"):
         return f"The task ended before its drill; generation {back.generation} serves {rollout.describe(back.split)}."
     if on_trial(ledger, spec.name) != version or not _moved(ledger.history(Kind.TRAFFIC, spec.name), origin):
+        lever = Lever(ledger, target, spec.rollout_policy.strategy, origin)
+        if completed := incidents.complete_ended(stores, lever, version, patience=patience):
+            return completed
         what = f"rollout of version {version}" if version else "drill"
         raise NothingToDo(f"This run has no {what} of {spec.name!r} under way.")
     lever = _aborted(spec, stores, version, reason, target=target, origin=origin)
