@@ -15,6 +15,7 @@ from mlops_provider.cli import rollout as cli
 from mlops_provider.cli import run
 from mlops_provider.core.guards import Observed
 from mlops_provider.core.names import Kind
+from mlops_provider.core.origin import Origin
 from mlops_provider.core.rollout import Traffic
 from mlops_provider.exceptions import (
     ConcurrentWriteError,
@@ -326,6 +327,62 @@ def test_what_settled_is_not_taken_back_by_the_teardown(world: World, target: In
         teardown(world, target).execute(context())
 
     assert splits(world)[-1] == {"2": 100}
+
+
+def test_the_teardown_leaves_alone_what_another_run_goes_on_with(world: World, target: InProcessTarget) -> None:
+    look(world, target, steps=[10, 50, 100])
+    target.seen = {"2": FINE}
+    by = origin(run="another: a/b")
+    spec = world.spec(rollout={**SLOWLY, "steps": [10, 50, 100]})
+    promoted = rollouts.promote(spec, world.stores, target=target, origin=by)
+
+    with pytest.raises(AirflowSkipException, match="run 'another: a/b' of 'late_flights_deploy' moves it"):
+        teardown(world, target).execute(context())
+    kept = splits(world)[-1]
+    teardown(world, target).execute(context("another: a/b"))
+
+    assert kept == promoted.split == {"1": 50, "2": 50}
+    assert splits(world)[-1] == {"1": 100}
+
+
+@pytest.mark.parametrize("command", ["cli_rollout", "cli_deploy"])
+def test_a_command_that_took_part_does_not_keep_the_teardown_from_ending_its_runs_rollout(
+    world: World, target: InProcessTarget, command: str
+) -> None:
+    look(world, target, steps=[10, 50, 100])
+    target.seen = {"2": FINE}
+    spec = world.spec(rollout={**SLOWLY, "steps": [10, 50, 100]})
+    by = Origin(command, "by-hand", "deploy_model", actor="ada")
+    promoted = rollouts.promote(spec, world.stores, target=target, origin=by)
+
+    teardown(world, target).execute(context())
+
+    assert (promoted.split, splits(world)[-1]) == ({"1": 50, "2": 50}, {"1": 100})
+
+
+def test_ctrl_c_leaves_a_rollout_to_the_run_in_airflow_that_it_took_part_in(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    canary = {"steps": [10, 50, 100]}
+    look(world, target, **canary)
+    target.seen = {"2": FINE}
+
+    def pressed(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlops_provider.cli.run.target_of", lambda spec, stores: target)
+    monkeypatch.setattr("mlops_provider.steps.deploy.time", SimpleNamespace(sleep=pressed))
+    spec = world.spec(rollout={**SLOWLY, **canary})
+    stages = run.Stages(spec, world.stores, "", run_id="by-hand")
+    moved = rollouts.promote(
+        spec, world.stores, target=target, origin=run.origin_of("deploy_model", stage="deploy", run_id="by-hand")
+    )
+    with pytest.raises(KeyboardInterrupt):
+        stages.deploy("2")
+
+    assert "run 'deploy' of 'late_flights_deploy' moves it, and goes on or ends it" in capsys.readouterr().out
+    assert splits(world)[-1] == moved.split == {"1": 50, "2": 50}
+    assert look(world, target, **canary, soak_seconds=0.0).split == {"2": 100}
 
 
 @pytest.mark.parametrize("again", [False, True])

@@ -15,7 +15,7 @@ from mlops_provider.cli.home import Stack, use_home
 from mlops_provider.cli.target import target_of
 from mlops_provider.core import partitions, rollout
 from mlops_provider.core.names import Environment, Kind
-from mlops_provider.core.origin import Origin
+from mlops_provider.core.origin import BY_HAND, Origin
 from mlops_provider.exceptions import ConfigurationError, NothingToDo, RolloutRefusedError
 from mlops_provider.spec import ModelSpec, load_spec
 
@@ -54,7 +54,7 @@ def new_run_id() -> str:
 def origin_of(task_id: str, *, stage: str, run_id: str | None = None) -> Origin:
     """A step that a person runs by hand; another *run_id* is another attempt, the same one continues it."""
     return Origin(
-        dag_id=f"cli_{stage}",
+        dag_id=f"{BY_HAND}{stage}",
         run_id=run_id or new_run_id(),
         task_id=task_id,
         actor=getpass.getuser(),
@@ -242,8 +242,8 @@ class Stages:
         print("  interrupted: going back to the last settled split; Ctrl-C again leaves at once", flush=True)
         try:
             print(f"  {rollouts.end(self.spec, self.stores, version, reason=reason, origin=origin, **how)}")
-        except NothingToDo:
-            print("  no traffic had moved")
+        except NothingToDo as reason:
+            print(f"  {reason}")
         except KeyboardInterrupt:
             print(f"  left at once; to go back: mlops rollout abort {self.spec.name} --reason '…'")
             raise

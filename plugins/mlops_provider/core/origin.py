@@ -12,11 +12,16 @@ _LONGEST = 200
 """Characters kept of a path part; file systems take 255 bytes."""
 
 
+BY_HAND = "cli_"
+"""What the ``dag_id`` of a command begins with; the rest is its stage."""
+
+
 @dataclass(frozen=True, slots=True)
 class Origin(Payload):
     """
     The task instance that acts. A retry has the same origin, hence finds what the first try recorded.
 
+    :param dag_id: The DAG, or a command: see :data:`BY_HAND`.
     :param map_index: Index of a mapped task; -1 if it is not mapped.
     :param actor: Person who started the run, if one did.
     """

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from mlops_provider.core import rollout
 from mlops_provider.core.guards import Reading
 from mlops_provider.core.names import Kind
+from mlops_provider.core.origin import BY_HAND
 from mlops_provider.core.rollout import Step, Traffic
 from mlops_provider.exceptions import NothingToDo, RolloutRefusedError, ServingCheckError
 from mlops_provider.steps import incidents
@@ -219,7 +222,7 @@ def end(
     patience: float = PATIENCE,
 ) -> str:
     """
-    End the rollout that *origin*'s run began and moves no more: as :func:`abort`, and an incident is recorded.
+    End the rollout that *origin*'s run moved last and moves no more: as :func:`abort`, and an incident is recorded.
 
     A drill that the run left is ended as well, without an incident. A retry of a try that was killed in between records
     the incident.
@@ -228,30 +231,46 @@ def end(
     :param reason: Why nobody moves it, as a sentence.
     :param patience: Longest wait for the replicas to serve the old split, in seconds.
     :return: What happened and what serves now, as a sentence.
-    :raises NothingToDo: The run has no rollout of *version*, and no drill, under way.
+    :raises NothingToDo: The run has no rollout of *version*, and no drill, under way, or another one goes on with it.
     """
     ledger = stores.ledger
-    if back := Lever(ledger, target, spec.rollout_policy.strategy, origin).end_drill("drill: its task ended before it"):
+    lever = Lever(ledger, target, spec.rollout_policy.strategy, origin)
+    if back := lever.end_drill("drill: its task ended before it"):
         return f"The task ended before its drill; generation {back.generation} serves {rollout.describe(back.split)}."
-    if on_trial(ledger, spec.name) != version or not _moved(ledger.history(Kind.TRAFFIC, spec.name), origin):
-        lever = Lever(ledger, target, spec.rollout_policy.strategy, origin)
+    owner = _owner(ledger, spec.name, version) if on_trial(ledger, spec.name) == version else None
+    if owner is None or not origin.same_run(owner):
         if completed := incidents.complete_ended(stores, lever, version, patience=patience):
             return completed
-        what = f"rollout of version {version}" if version else "drill"
-        raise NothingToDo(f"This run has no {what} of {spec.name!r} under way.")
+        raise NothingToDo(_not_ours(spec.name, version, owner))
     lever = _aborted(spec, stores, version, reason, target=target, origin=origin)
     failure = ServingCheckError(reason)
     return str(incidents.fail(stores, lever, version, failure, refuse=False, patience=patience))
 
 
-def _moved(records: Sequence[Record], origin: Origin) -> bool:
-    """Whether a run has moved traffic since that last settled."""
-    for record in reversed(records):
-        if record.payload["settled"]:
-            return False
-        if origin.same_run(record.payload["origin"]):
-            return True
-    return False
+def _owner(ledger: Ledger, model: str, version: str) -> str | None:
+    """
+    Key of a task of the run that goes on with the rollout of *version*, or whose teardown ends it.
+
+    That is the DAG run that moved it last, whatever commands did meanwhile; without one the command that did, unless
+    that only promoted it.
+    """
+    under_way = takewhile(lambda record: not record.payload["settled"], reversed(ledger.history(Kind.TRAFFIC, model)))
+    movers = [str(record.payload["origin"]) for record in under_way if version in record.payload["split"]]
+    of_runs = [key for key in movers if not key.startswith(BY_HAND)]
+    commands = [key for key in movers if not key.startswith(f"{BY_HAND}rollout/")]
+    return next(iter(of_runs or commands), None) or None
+
+
+def _not_ours(model: str, version: str, owner: str | None) -> str:
+    """Say why a run has nothing to end."""
+    none = f"This run has no {f'rollout of version {version}' if version else 'drill'} of {model!r} under way"
+    if owner is None:
+        return f"{none}."
+    dag, run, *_ = map(unquote, owner.split("/"))
+    return (
+        f"{none}: run {run!r} of {dag!r} moves it, and goes on or ends it. If that is over: mlops rollout abort "
+        f"{model} --reason '…'."
+    )
 
 
 def _aborted(spec: ModelSpec, stores: Stores, version: str, reason: str, *, target: Target, origin: Origin) -> Lever:
