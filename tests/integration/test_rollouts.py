@@ -25,7 +25,7 @@ from mlops_provider.exceptions import (
     NothingToDo,
     RolloutRefusedError,
 )
-from mlops_provider.operators.deploy import DeployModelOperator, EndRolloutOperator
+from mlops_provider.operators.deploy import CheckServingOperator, DeployModelOperator, EndRolloutOperator
 from mlops_provider.steps import rollouts
 from mlops_provider.steps.deploy import Waiting, advance, deploy
 from support.in_process import InProcessTarget
@@ -240,10 +240,12 @@ def test_an_aborted_rollout_ends_its_run_and_another_run_may_come(world: World, 
     assert splits(world)[-1] == {"1": 90, "2": 10}
 
 
-def teardown(world: World, target: InProcessTarget, told: list[str] | None = None) -> EndRolloutOperator:
+def teardown(
+    world: World, target: InProcessTarget, told: list[str] | None = None, version: str = "2"
+) -> EndRolloutOperator:
     made = EndRolloutOperator(
         task_id="end_rollout",
-        version="2",
+        version=version,
         model_yaml=str(world.spec(rollout=SLOWLY).path),
         on_incident_callback=lambda context: told.append(context["mlops"]["summary"]) if told is not None else None,
     )
@@ -327,6 +329,34 @@ def test_what_settled_is_not_taken_back_by_the_teardown(world: World, target: In
         teardown(world, target).execute(context())
 
     assert splits(world)[-1] == {"2": 100}
+
+
+def test_a_first_version_that_fails_its_check_is_told_once_and_goes_on_when_its_task_is_cleared(
+    world: World, tmp_path: Path
+) -> None:
+    world.use_ledger(tmp_path / "new.db")
+    world.record("1")
+    target, told = InProcessTarget(world, lying={"1"}), list[str]()
+    check = CheckServingOperator(
+        task_id="check_serving",
+        version="1",
+        model_yaml=str(world.spec().path),
+        on_incident_callback=lambda context: told.append(context["mlops"]["summary"]),
+    )
+    check.stores, check.target = world.stores, target
+
+    with pytest.raises(AirflowFailException) as failure:
+        check.execute(context())
+    with pytest.raises(AirflowSkipException, match="No version of 'late_flights' has settled yet"):
+        teardown(world, target, told, version="1").execute(context())
+    target.lying.clear()
+    check.execute(context())
+    settled = deploy(world.spec(), world.stores, "1", target=target, origin=origin(run="deploy"))
+
+    assert told == [str(failure.value)]
+    assert len(world.ledger.history(Kind.INCIDENT, MODEL)) == 1
+    assert world.ledger.history(Kind.ABORT, MODEL) == []
+    assert (settled.settled, settled.split) == (True, {"1": 100})
 
 
 def test_the_teardown_leaves_alone_what_another_run_goes_on_with(world: World, target: InProcessTarget) -> None:

@@ -185,7 +185,8 @@ class EndRolloutOperator(TrafficOperator):
         from mlops_provider.steps import rollouts
 
         reason = (
-            "The task that rolled it out ended before the rollout did: marked by a person, or out of time or tries."
+            "The task that rolled it out ended before the rollout did: it failed, was marked by a person, or ran out "
+            "of time or tries."
         )
         how: Any = {"target": self.target, "patience": self.target.patience}
         summary = rollouts.end(self.spec, self.stores, self.version, reason=reason, origin=origin, **how)

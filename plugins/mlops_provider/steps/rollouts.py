@@ -231,7 +231,8 @@ def end(
     :param reason: Why nobody moves it, as a sentence.
     :param patience: Longest wait for the replicas to serve the old split, in seconds.
     :return: What happened and what serves now, as a sentence.
-    :raises NothingToDo: The run has no rollout of *version*, and no drill, under way, or another one goes on with it.
+    :raises NothingToDo: The run has no rollout of *version*, and no drill, under way, another one goes on with it, or
+        there is nothing to go back to: no version has settled yet.
     """
     ledger = stores.ledger
     lever = Lever(ledger, target, spec.rollout_policy.strategy, origin)
@@ -242,6 +243,11 @@ def end(
         if completed := incidents.complete_ended(stores, lever, version, patience=patience):
             return completed
         raise NothingToDo(_not_ours(spec.name, version, owner))
+    if not lever.opened():
+        raise NothingToDo(
+            f"No version of {spec.name!r} has settled yet, so there is nothing to go back to: version {version} stays "
+            "loaded, and answers only who asks for it by number. Deploy it again to go on, or another version."
+        )
     lever = _aborted(spec, stores, version, reason, target=target, origin=origin)
     failure = ServingCheckError(reason)
     return str(incidents.fail(stores, lever, version, failure, refuse=False, patience=patience))
