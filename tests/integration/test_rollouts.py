@@ -24,6 +24,7 @@ from mlops_provider.exceptions import (
     InconclusiveRolloutError,
     NothingToDo,
     RolloutRefusedError,
+    StoreUnavailableError,
 )
 from mlops_provider.operators.deploy import CheckServingOperator, DeployModelOperator, EndRolloutOperator
 from mlops_provider.steps import rollouts
@@ -435,10 +436,54 @@ def test_ctrl_c_goes_back_and_a_second_one_leaves_at_once(
         stages.deploy("2")
 
     said = capsys.readouterr().out
-    assert "interrupted: going back to the last settled split; Ctrl-C again leaves at once" in said
+    assert "interrupted: ending the rollout; Ctrl-C again leaves at once" in said
     assert ("left at once; to go back: mlops rollout abort late_flights" in said) == again
     assert ("Version 2 was taken back; generation 5 serves version 1: 100 %" in said) != again
     assert bool(world.ledger.history(Kind.INCIDENT, MODEL)) != again
+
+
+def test_ctrl_c_between_settling_and_the_promotion_says_what_serves_and_what_is_left(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pressed(traffic: Traffic) -> None:
+        if traffic.settled:
+            raise KeyboardInterrupt
+
+    target.seen, target.when_moved = {"2": FINE}, pressed
+    monkeypatch.setattr("mlops_provider.cli.run.target_of", lambda spec, stores: target)
+    spec = world.spec(rollout={**SLOWLY, "soak_seconds": 0.0})
+
+    with pytest.raises(KeyboardInterrupt):
+        run.Stages(spec, world.stores, "", run_id="by-hand").deploy("2")
+    promoted = len(world.ledger.history(Kind.PROMOTION, MODEL))
+    run.Stages(spec, world.stores, "", run_id="again").deploy("2")
+
+    said = capsys.readouterr().out
+    assert "generation 6 is version 2: 100 %. It has settled, but its promotion is not recorded: deploy" in said
+    assert splits(world)[-1] == {"2": 100}
+    assert len(world.ledger.history(Kind.PROMOTION, MODEL)) == promoted + 1
+
+
+def test_ctrl_c_while_the_ledger_is_away_says_that_the_rollout_may_stand(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pressed(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    def away(traffic: Traffic) -> None:
+        if traffic.settled:
+            raise StoreUnavailableError("The ledger is away.")
+
+    target.when_moved = away
+    monkeypatch.setattr("mlops_provider.cli.run.target_of", lambda spec, stores: target)
+    monkeypatch.setattr("mlops_provider.steps.deploy.time", SimpleNamespace(sleep=pressed))
+
+    with pytest.raises(KeyboardInterrupt):
+        run.Stages(world.spec(rollout=SLOWLY), world.stores, "", run_id="by-hand").deploy("2")
+
+    said = capsys.readouterr().out
+    assert "The ledger is away." in said
+    assert "may still be under way; to go back: mlops rollout abort late_flights" in said
 
 
 def test_the_commands_say_where_it_stands_and_what_they_would_do(

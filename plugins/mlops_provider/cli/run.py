@@ -16,7 +16,7 @@ from mlops_provider.cli.target import target_of
 from mlops_provider.core import partitions, rollout
 from mlops_provider.core.names import Environment, Kind
 from mlops_provider.core.origin import BY_HAND, Origin
-from mlops_provider.exceptions import ConfigurationError, NothingToDo, RolloutRefusedError
+from mlops_provider.exceptions import ConfigurationError, NothingToDo, RolloutRefusedError, StoreUnavailableError
 from mlops_provider.spec import ModelSpec, load_spec
 
 if TYPE_CHECKING:
@@ -239,11 +239,16 @@ class Stages:
 
         origin = origin_of("end_rollout", stage=self.stage, run_id=self.run_id)
         reason = f"Interrupted at the keyboard by {origin.actor}."
-        print("  interrupted: going back to the last settled split; Ctrl-C again leaves at once", flush=True)
+        print("  interrupted: ending the rollout; Ctrl-C again leaves at once", flush=True)
         try:
             print(f"  {rollouts.end(self.spec, self.stores, version, reason=reason, origin=origin, **how)}")
         except NothingToDo as reason:
             print(f"  {reason}")
+        except StoreUnavailableError as away:
+            print(f"  {away}")
+            print(
+                f"  the rollout may still be under way; to go back: mlops rollout abort {self.spec.name} --reason '…'"
+            )
         except KeyboardInterrupt:
             print(f"  left at once; to go back: mlops rollout abort {self.spec.name} --reason '…'")
             raise

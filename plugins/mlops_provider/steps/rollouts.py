@@ -19,7 +19,7 @@ from mlops_provider.steps import incidents
 from mlops_provider.steps.approval import refuse_outdated, refuse_rolled_back, refuse_unapproved
 from mlops_provider.steps.deploy import PATIENCE
 from mlops_provider.steps.release import Release
-from mlops_provider.steps.traffic import Lever, champion, drilling, require_no_drill, seconds_since
+from mlops_provider.steps.traffic import ROLLBACK, Lever, champion, drilling, require_no_drill, seconds_since
 from mlops_provider.steps.watch import readings
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def end(
     if owner is None or not origin.same_run(owner):
         if completed := incidents.complete_ended(stores, lever, version, patience=patience):
             return completed
-        raise NothingToDo(_not_ours(spec.name, version, owner))
+        raise NothingToDo(_not_ours(lever, version, owner))
     if not lever.opened():
         raise NothingToDo(
             f"No version of {spec.name!r} has settled yet, so there is nothing to go back to: version {version} stays "
@@ -267,11 +267,19 @@ def _owner(ledger: Ledger, model: str, version: str) -> str | None:
     return next(iter(of_runs or commands), None) or None
 
 
-def _not_ours(model: str, version: str, owner: str | None) -> str:
-    """Say why a run has nothing to end."""
+def _not_ours(lever: Lever, version: str, owner: str | None) -> str:
+    """Say why a run has nothing to end, and what serves."""
+    ledger, model = lever.ledger, lever.model
     none = f"This run has no {f'rollout of version {version}' if version else 'drill'} of {model!r} under way"
+    current = ledger.traffic(model)
+    if current is None:
+        return f"{none}: no version ever had traffic."
     if owner is None:
-        return f"{none}."
+        serving = f"{none}; generation {current.generation} is {rollout.describe(current.split)}."
+        promoted = ledger.find(Kind.PROMOTION, f"{model}:{current.generation}")
+        if not current.settled or current.split != {version: 100} or promoted or lever.strategy_of(current) == ROLLBACK:
+            return serving
+        return f"{serving} It has settled, but its promotion is not recorded: deploy version {version} again for that."
     dag, run, *_ = map(unquote, owner.split("/"))
     return (
         f"{none}: run {run!r} of {dag!r} moves it, and goes on or ends it. If that is over: mlops rollout abort "
