@@ -92,6 +92,10 @@ class Cloud:
     def weights(self) -> dict[str, float]:
         return self.service.endpoints[ENDPOINT].weights
 
+    @property
+    def status(self) -> str:
+        return self.service.endpoints[ENDPOINT].status
+
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path, aws: Aws) -> Iterator[Cloud]:
@@ -159,6 +163,23 @@ def test_a_split_is_what_callers_get(cloud: Cloud) -> None:
     assert {answer.version for answer in answers} == {"1", "2"}
     for answer in answers:
         assert answer.predictions == pytest.approx(cloud.world.expected(answer.version, ROWS), abs=1e-12)
+
+
+def test_a_rollback_during_a_change_of_weights_is_over_when_that_is_undone(cloud: Cloud) -> None:
+    target = cloud.serving_one()
+    loaded = cloud.world.settle({"1": 100, "2": 0}, settled=False)
+    cloud.settled(target)
+    cloud.service.looks = 12
+    cloud.world.settle({"1": 50, "2": 50}, settled=False)
+    target.observe()
+    assert (cloud.status, target.look()[0].generation) == ("Updating", loaded.generation)
+
+    assert cloud.rollback(target) == {"1": 100}
+
+    for _ in range(30):  # whatever was begun comes to its end; nobody makes another move
+        target.look()
+    assert (cloud.status, cloud.weights["v1"], cloud.weights.get("v2", 0.0)) == ("InService", 100.0, 0.0)
+    assert {target.predict(ROWS).version for _ in range(5)} == {"1"}
 
 
 def test_what_is_refused_is_told_in_the_servers_words(cloud: Cloud) -> None:

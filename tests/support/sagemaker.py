@@ -61,11 +61,12 @@ class Container:
 
 @dataclass
 class Endpoint:
-    """State of one endpoint; *looks* says how many more descriptions show it on its way."""
+    """State of one endpoint; *looks* says how many more descriptions show it on its way, *desired* to which weights."""
 
     config: str
     status: str = "Creating"
     weights: dict[str, float] = field(default_factory=dict)
+    desired: dict[str, float] = field(default_factory=dict)
     containers: dict[str, Container] = field(default_factory=dict)
     reason: str = ""
     tags: dict[str, str] = field(default_factory=dict)
@@ -198,7 +199,8 @@ class SageMaker:
         desired = {each["VariantName"]: each["DesiredWeight"] for each in asked["DesiredWeightsAndCapacities"]}
         if unknown := desired.keys() - found.weights.keys():
             raise RefusedError("ValidationException", f"Variants {sorted(unknown)} do not exist.")
-        self._begin(found, "Updating", found.config, found.weights | desired)
+        found.desired = found.weights | desired
+        self._begin(found, "Updating", found.config, found.desired)
         return {"EndpointArn": f"{_ARN}/{name}"}
 
     async def _delete_endpoint(self, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,7 +224,7 @@ class SageMaker:
             "CreationTime": time.time(),
             "LastModifiedTime": time.time(),
             "ProductionVariants": [
-                {"VariantName": variant, "CurrentWeight": weight, "DesiredWeight": weight}
+                {"VariantName": variant, "CurrentWeight": weight, "DesiredWeight": found.desired[variant]}
                 for variant, weight in found.weights.items()
             ],
         }
@@ -271,7 +273,7 @@ class SageMaker:
         left = {variant: each for variant, each in endpoint.containers.items() if variant not in weights}
         endpoint.containers |= started
         self._end(endpoint, left)
-        endpoint.status, endpoint.config, endpoint.weights = "InService", config, weights
+        endpoint.status, endpoint.config, endpoint.weights, endpoint.desired = "InService", config, weights, weights
 
     # Containers.
 

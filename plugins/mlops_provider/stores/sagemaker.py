@@ -34,6 +34,7 @@ class Endpoint:
     :param status: ``Creating``, ``Updating``, ``InService``, ``Failed``, …
     :param config: Name of the endpoint configuration that it serves.
     :param weights: Variant to its weight now, of those that it has; shares are in proportion to them.
+    :param desired: Variant to the weight that it was last asked to have; another one while that is on its way.
     :param reason: Why its creation or its last update failed; may be told long after.
     :param changed: When it was changed last.
     """
@@ -42,6 +43,7 @@ class Endpoint:
     status: str
     config: str
     weights: Mapping[str, float]
+    desired: Mapping[str, float]
     reason: str
     changed: datetime
 
@@ -128,14 +130,21 @@ class SageMakerApi:
                 found = self.control.describe_endpoint(EndpointName=self.endpoint)
         except _MissingError:
             return None
+        weights = {
+            variant["VariantName"]: float(variant.get("CurrentWeight", 0.0))
+            for variant in found.get("ProductionVariants") or ()
+        }
+        desired = {
+            variant["VariantName"]: float(variant["DesiredWeight"])
+            for variant in found.get("ProductionVariants") or ()
+            if "DesiredWeight" in variant
+        }
         return Endpoint(
             arn=found["EndpointArn"],
             status=found["EndpointStatus"],
             config=found.get("EndpointConfigName", ""),
-            weights={
-                variant["VariantName"]: float(variant.get("CurrentWeight", 0.0))
-                for variant in found.get("ProductionVariants") or ()
-            },
+            weights=weights,
+            desired=weights | desired,
             reason=found.get("FailureReason") or "",
             changed=found["LastModifiedTime"],
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mlops_provider.exceptions import StoreUnavailableError
@@ -37,10 +37,24 @@ def version_of(name: str) -> str:
 
 
 def served_generation(found: Endpoint | None, history: Sequence[Traffic]) -> int:
-    """The newest generation whose split an endpoint shows; 0 if it shows none."""
-    if found is None or found.status not in SERVES or not (total := sum(found.weights.values())):
+    """
+    The newest generation whose split an endpoint shows; 0 if it shows none.
+
+    While its weights change, that is one before the generation that they change to: a later record with the weights of
+    now is not served yet, for they are about to go.
+    """
+    if found is None or found.status not in SERVES:
         return 0
-    shares = {version_of(name): 100 * weight / total for name, weight in found.weights.items()}
+    if found.status != "InService" and found.desired != found.weights:
+        coming = _shown(found.desired, history)
+        history = [traffic for traffic in history if traffic.generation < coming]
+    return _shown(found.weights, history)
+
+
+def _shown(weights: Mapping[str, float], history: Sequence[Traffic]) -> int:
+    if not (total := sum(weights.values())):
+        return 0
+    shares = {version_of(name): 100 * weight / total for name, weight in weights.items()}
     for traffic in reversed(history):
         if traffic.split.keys() <= shares.keys() and all(
             abs(share - traffic.split.get(version, 0)) < 0.01 for version, share in shares.items()
