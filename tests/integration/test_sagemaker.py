@@ -182,6 +182,31 @@ def test_a_rollback_during_a_change_of_weights_is_over_when_that_is_undone(cloud
     assert {target.predict(ROWS).version for _ in range(5)} == {"1"}
 
 
+def test_an_abort_waits_for_the_old_weights_and_again_if_they_were_not_seen(cloud: Cloud) -> None:
+    target, by = cloud.serving_one(), origin("abort", "by hand")
+    cloud.world.settle({"1": 100, "2": 0}, settled=False)
+    cloud.settled(target)
+    cloud.world.settle({"1": 50, "2": 50}, settled=False)
+    cloud.settled(target)
+    cloud.world.settle({"2": 100}, settled=False)
+    target.observe()
+    cloud.service.stuck = True
+
+    def abort(patience: float) -> Traffic:
+        return rollouts.abort(
+            cloud.spec(), cloud.world.stores, reason="a holiday", target=target, origin=by, patience=patience
+        )
+
+    with pytest.raises(StoreUnavailableError, match=r"generation 5 \(.*\) is recorded, but .* \(is Updating since"):
+        abort(0.5)
+    cloud.service.stuck = False
+    back = abort(20)
+
+    assert (back.generation, dict(back.split)) == (5, {"1": 100})
+    assert (cloud.weights["v1"], cloud.weights.get("v2", 0.0)) == (100.0, 0.0)
+    assert len(cloud.world.ledger.history(Kind.ABORT, MODEL)) == 1
+
+
 def test_what_is_refused_is_told_in_the_servers_words(cloud: Cloud) -> None:
     target = cloud.serving_one()
 

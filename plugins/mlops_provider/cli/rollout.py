@@ -65,7 +65,8 @@ def abort(arguments: argparse.Namespace) -> int:
 
     spec, stores, target = opened(arguments.model)
     origin = origin_of("abort_rollout", stage="rollout")
-    traffic = rollouts.abort(spec, stores, reason=arguments.reason, target=target, origin=origin)
+    how: Any = {"target": target, "patience": target.patience, "origin": origin}
+    traffic = rollouts.abort(spec, stores, reason=arguments.reason, **how)
     print(f"{spec.name} is back at {rollout.describe(traffic.split)} (generation {traffic.generation}).")
     return 0
 

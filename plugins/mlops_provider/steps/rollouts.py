@@ -14,10 +14,11 @@ from mlops_provider.core.guards import Reading
 from mlops_provider.core.names import Kind
 from mlops_provider.core.origin import BY_HAND
 from mlops_provider.core.rollout import Step, Traffic
-from mlops_provider.exceptions import NothingToDo, RolloutRefusedError, ServingCheckError
+from mlops_provider.exceptions import NothingToDo, RolloutRefusedError, ServingCheckError, StoreUnavailableError
 from mlops_provider.steps import incidents
 from mlops_provider.steps.approval import refuse_outdated, refuse_rolled_back, refuse_unapproved
 from mlops_provider.steps.deploy import PATIENCE
+from mlops_provider.steps.following import wait_until_served
 from mlops_provider.steps.release import Release
 from mlops_provider.steps.traffic import ROLLBACK, Lever, champion, drilling, require_no_drill, seconds_since
 from mlops_provider.steps.watch import readings
@@ -194,21 +195,47 @@ def _finished(release: Release, traffic: Traffic) -> Traffic:
         raise release.failed(failure) from failure
 
 
-def abort(spec: ModelSpec, stores: Stores, *, reason: str, target: Target, origin: Origin) -> Traffic:
+def abort(
+    spec: ModelSpec, stores: Stores, *, reason: str, target: Target, origin: Origin, patience: float = PATIENCE
+) -> Traffic:
     """
     End the rollout or drill under way: the last settled split comes back, and nothing is held against the version.
 
-    The run that deploys it fails at its next look; another run may deploy the version again.
+    The run that deploys it fails at its next look; another run may deploy the version again. Aborting again waits for
+    what the abort before brought back. Without a live replica the record is all there is to do: servers follow it when
+    they start.
 
+    :param patience: Longest wait for the replicas to serve the old split, in seconds.
     :return: The settled record.
     :raises RolloutRefusedError: None is under way, or nothing ever settled. Not retried.
+    :raises StoreUnavailableError: The old split is recorded, but was not seen to be served. Retried.
     """
     lever = Lever(stores.ledger, target, spec.rollout_policy.strategy, origin)
-    if back := lever.end_drill(f"aborted: {reason}", of_any_run=True):
-        return back
-    version = _required(stores.ledger, spec.name)
-    lever = _aborted(spec, stores, version, reason, target=target, origin=origin)
-    return lever.take_back(f"aborted: {reason}", version=version, refuse=False)
+    back = _brought_back(stores.ledger, spec.name) or lever.end_drill(f"aborted: {reason}", of_any_run=True)
+    if back is None:
+        version = _required(stores.ledger, spec.name)
+        lever = _aborted(spec, stores, version, reason, target=target, origin=origin)
+        back = lever.take_back(f"aborted: {reason}", version=version, refuse=False)
+    try:
+        if target.observe():
+            wait_until_served(target, back, patience=patience)
+        else:
+            logger.warning("No replica of %s is live; servers follow generation %s", spec.name, back.generation)
+    except StoreUnavailableError as unseen:
+        raise StoreUnavailableError(
+            f"The rollout of {spec.name!r} is aborted, and generation {back.generation} "
+            f"({rollout.describe(back.split)}) is recorded, but it was not seen to be served yet: {unseen} To go on "
+            f"waiting for it: mlops rollout abort {spec.name} --reason '…'."
+        ) from unseen
+    return back
+
+
+def _brought_back(ledger: Ledger, model: str) -> Traffic | None:
+    """The newest record, if it is what an abort went back to."""
+    current = ledger.traffic(model)
+    if current and current.settled and ledger.find(Kind.ABORT, f"{model}:{current.generation - 1}"):
+        return current
+    return None
 
 
 def end(
