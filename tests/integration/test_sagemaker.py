@@ -315,7 +315,7 @@ def test_a_right_that_is_missing_is_named(cloud: Cloud, action: str) -> None:
     target = cloud.serving_one()
     cloud.service.denied = {action}
 
-    with pytest.raises(ConfigurationError, match=f"connection 'aws_test' needs the right to sagemaker:{action}"):
+    with pytest.raises(ConfigurationError, match=f"connection 'aws_test' needs the right to sagemaker:{action}.*; then start the deploy DAG"):
         cloud.deploy("2", target)
 
     assert target.predict(ROWS).version == "1"

@@ -331,15 +331,15 @@ class SageMakerApi:
     def _refusal(self, right: str, code: str, said: str) -> MLOpsError:
         about = f"SageMaker says {code} about endpoint {self.endpoint!r}: {said[:400]}"
         if code in _DENIED:
-            return ConfigurationError(f"{about} {self.source} needs the right to {right}; then clear this task.")
+            return ConfigurationError(f"{about} {self.source} needs the right to {right}; then start the deploy DAG again.")
         if code in EXPIRED:
             return ConfigurationError(
-                f"{about} Put new keys into {self.source}, or a role to assume; then clear this task."
+                f"{about} Put new keys into {self.source}, or a role to assume; then start the deploy DAG again."
             )
         if code == "ResourceLimitExceeded":
             return ConfigurationError(
                 f"{about} Ask for more under Service Quotas, or declare another serving.sagemaker.instance_type in "
-                "model.yaml; then clear this task."
+                "model.yaml; then start the deploy DAG again."
             )
         if code in _BUSY:
             return StoreUnavailableError(f"{about} It was asked several times; the task tries again.")
