@@ -315,7 +315,10 @@ def test_a_right_that_is_missing_is_named(cloud: Cloud, action: str) -> None:
     target = cloud.serving_one()
     cloud.service.denied = {action}
 
-    with pytest.raises(ConfigurationError, match=f"connection 'aws_test' needs the right to sagemaker:{action}.*; then start the deploy DAG"):
+    with pytest.raises(
+        ConfigurationError,
+        match=f"connection 'aws_test' needs the right to sagemaker:{action}.*; then start the deploy DAG",
+    ):
         cloud.deploy("2", target)
 
     assert target.predict(ROWS).version == "1"
@@ -347,6 +350,60 @@ def test_moves_of_an_older_generation_are_given_up(cloud: Cloud) -> None:
     with pytest.raises(ConfigurationError, match="was moved by generation 99, and the newest .* is 4"):
         target.observe()
     assert cloud.weights == {"v1": 100.0}
+
+
+def test_a_configuration_that_somebody_deleted_stops_new_versions_but_no_rollback(cloud: Cloud) -> None:
+    target = cloud.serving_one()
+    control = cloud.service.aws.client("sagemaker")
+
+    def lost() -> None:
+        control.delete_endpoint_config(EndpointConfigName=cloud.service.endpoints[ENDPOINT].config)
+
+    cloud.deploy("2", target)
+    lost()
+    assert cloud.rollback(target) == {"1": 100}
+    cloud.settled(target)
+    assert cloud.weights == {"v1": 100.0, "v2": 0.0}  # it can't be dropped any more
+
+    cloud.world.settle({"1": 100, "3": 0}, settled=False)
+    with pytest.raises(
+        ConfigurationError, match="which somebody deleted: .* delete-endpoint --endpoint-name test-late"
+    ):
+        target.observe()
+    assert cloud.weights == {"v1": 100.0, "v2": 0.0}
+
+
+def test_two_may_sweep_at_once(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = cloud.serving_one()
+    control, other = target.api.control, cloud.service.aws.client("sagemaker")
+    delete, deleted = control.delete_model, []
+
+    def late(**named: str) -> None:
+        other.delete_model(**named)  # another process was quicker
+        deleted.append(named["ModelName"])
+        delete(**named)
+
+    monkeypatch.setattr(control, "delete_model", late)
+
+    target.remove()
+
+    assert any(name.startswith(f"{ENDPOINT}-v1-") for name in deleted)
+    assert other.list_models(NameContains=f"{ENDPOINT}-v")["Models"] == []
+
+
+def test_an_endpoint_that_somebody_deleted_meanwhile_is_asked_again(cloud: Cloud) -> None:
+    target = cloud.serving_one()
+    found = target.api.describe()
+    assert found is not None
+    cloud.service.endpoints.clear()
+
+    for call in (
+        lambda: target.api.tags(found.arn),
+        lambda: target.api.weigh({"v1": 1.0}),
+        lambda: target.predict(ROWS),
+    ):
+        with pytest.raises(StoreUnavailableError, match="the next look makes it anew"):
+            call()
 
 
 def test_what_callers_met_is_read_from_cloudwatch(cloud: Cloud) -> None:

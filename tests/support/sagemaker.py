@@ -259,7 +259,7 @@ class SageMaker:
         new = weights.keys() - endpoint.weights.keys()
         reason, self.fails = (self.fails, "") if new else ("", self.fails)
         started: dict[str, Container] = {}
-        models = {each["VariantName"]: each["ModelName"] for each in self.variants(config)}
+        models = {each["VariantName"]: each["ModelName"] for each in self.variants(config)} if new else {}
         for variant in sorted(new) if not reason else ():
             try:
                 started[variant] = self._started(models[variant])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -190,9 +190,21 @@ class SageMakerApi:
             self.control.create_endpoint_config(EndpointConfigName=name, ProductionVariants=listed, Tags=_listed(tags))
 
     def models(self, config: str) -> dict[str, str]:
-        """Variant to model, of an endpoint configuration."""
-        with self._explained("sagemaker:DescribeEndpointConfig"):
-            found = self.control.describe_endpoint_config(EndpointConfigName=config)
+        """
+        Variant to model, of the endpoint configuration that the endpoint serves.
+
+        :raises ConfigurationError: Somebody deleted it. Not retried.
+        """
+        try:
+            with self._explained("sagemaker:DescribeEndpointConfig"):
+                found = self.control.describe_endpoint_config(EndpointConfigName=config)
+        except _MissingError as missing:
+            raise ConfigurationError(
+                f"Endpoint {self.endpoint!r} serves endpoint configuration {config!r}, which somebody deleted: it "
+                "can't take on another version any more; weights still change. When callers can do without it for some "
+                f"minutes, delete it (aws sagemaker delete-endpoint --endpoint-name {self.endpoint}) and start the "
+                "deploy DAG again, which makes it anew."
+            ) from missing
         return {variant["VariantName"]: variant["ModelName"] for variant in found["ProductionVariants"]}
 
     def create(self, config: str, tags: Mapping[str, str]) -> None:
@@ -217,11 +229,7 @@ class SageMakerApi:
 
     def delete(self) -> None:
         """Begin to remove the endpoint; nothing happens if there is none."""
-        try:
-            with self._explained("sagemaker:DeleteEndpoint"):
-                self.control.delete_endpoint(EndpointName=self.endpoint)
-        except _MissingError:
-            return
+        self._delete("sagemaker:DeleteEndpoint", self.control.delete_endpoint, EndpointName=self.endpoint)
 
     def sweep(self, configs: str, models: str, *, keep: str = "") -> None:
         """
@@ -232,15 +240,21 @@ class SageMakerApi:
         :param keep: Configuration that stays, with its models.
         """
         kept = set(self.models(keep).values()) if keep else set()
-        with self._explained("sagemaker:ListEndpointConfigs, ListModels, DeleteEndpointConfig and DeleteModel"):
+        right = "sagemaker:ListEndpointConfigs, ListModels, DeleteEndpointConfig and DeleteModel"
+        with self._explained(right):
             pages = self.control.get_paginator("list_endpoint_configs").paginate(NameContains=configs)
             for name in [found["EndpointConfigName"] for page in pages for found in page["EndpointConfigs"]]:
                 if _made_for(name, configs) and name != keep:
-                    self.control.delete_endpoint_config(EndpointConfigName=name)
+                    self._delete(right, self.control.delete_endpoint_config, EndpointConfigName=name)
             pages = self.control.get_paginator("list_models").paginate(NameContains=models)
             for name in [found["ModelName"] for page in pages for found in page["Models"]]:
                 if _made_for(name, models) and name not in kept:
-                    self.control.delete_model(ModelName=name)
+                    self._delete(right, self.control.delete_model, ModelName=name)
+
+    def _delete(self, right: str, call: Callable[..., object], **named: str) -> None:
+        """Delete one thing; it may be gone already, for two may sweep at once."""
+        with suppress(_MissingError), self._explained(right):
+            call(**named)
 
     def minutes(self, variant: str, began: datetime) -> Minutes:
         """
@@ -290,12 +304,9 @@ class SageMakerApi:
         }
         if variant:
             asked["TargetVariant"] = variant
-        try:
-            with self._explained("sagemaker:InvokeEndpoint"):
-                answer = self.runtime.invoke_endpoint(**asked)
-                content = bytes(answer["Body"].read())
-        except _MissingError as missing:
-            raise StoreUnavailableError(f"Endpoint {self.endpoint!r} can't answer now: {missing}") from missing
+        with self._explained("sagemaker:InvokeEndpoint"):
+            answer = self.runtime.invoke_endpoint(**asked)
+            content = bytes(answer["Body"].read())
         told = [part.partition("=")[::2] for part in (answer.get("CustomAttributes") or "").split(",")]
         return Invoked(content, answer.get("InvokedProductionVariant", ""), dict(told))
 
@@ -317,8 +328,11 @@ class SageMakerApi:
                 raise RefusedByModelError(int(answered[0]), str(answered[1])) from error
             if there_is_fine and "already existing" in said.lower():
                 return
-            if code in _INVALID and "could not find" in said.lower():
-                raise _MissingError(said) from error
+            if code in _INVALID and re.search("could not find|^endpoint .* not found", said.lower()):
+                raise _MissingError(
+                    f"SageMaker says {code} about endpoint {self.endpoint!r}: {said[:400]} If somebody deleted it "
+                    "meanwhile, the next look makes it anew."
+                ) from error
             raise self._refusal(right, code, said) from error
         except (NoCredentialsError, ProfileNotFound) as error:
             raise ConfigurationError(f"{self.source} gives no credentials for SageMaker: {error}.") from error
@@ -331,7 +345,9 @@ class SageMakerApi:
     def _refusal(self, right: str, code: str, said: str) -> MLOpsError:
         about = f"SageMaker says {code} about endpoint {self.endpoint!r}: {said[:400]}"
         if code in _DENIED:
-            return ConfigurationError(f"{about} {self.source} needs the right to {right}; then start the deploy DAG again.")
+            return ConfigurationError(
+                f"{about} {self.source} needs the right to {right}; then start the deploy DAG again."
+            )
         if code in EXPIRED:
             return ConfigurationError(
                 f"{about} Put new keys into {self.source}, or a role to assume; then start the deploy DAG again."
@@ -348,8 +364,8 @@ class SageMakerApi:
         return StoreUnavailableError(about)
 
 
-class _MissingError(Exception):
-    """SageMaker knows no such thing."""
+class _MissingError(StoreUnavailableError):
+    """SageMaker knows no such thing, or no more. Retried: what a next look lacks it makes."""
 
 
 def _made_for(name: str, beginning: str) -> bool:

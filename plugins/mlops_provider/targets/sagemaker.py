@@ -259,12 +259,15 @@ class SageMaker:
     def _drop(self, traffic: Traffic, found: Endpoint, tags: Mapping[str, str], spare: Sequence[str]) -> str:
         """Drop variants that nothing will come back to. It is never urgent: if it fails, they stay for now."""
         stay = {version: weight for name, weight in found.weights.items() if (version := version_of(name)) not in spare}
-        config = self.machines.config(traffic.generation, found, stay)
-        if tags.get(ASKED) != config:
-            self._mark(found, tags, traffic)
-            self.api.update(config)
-            self.api.tag(found.arn, {ASKED: config})
-            logger.info("Endpoint %s drops version %s", self.api.endpoint, ", ".join(spare))
+        try:
+            config = self.machines.config(traffic.generation, found, stay)
+            if tags.get(ASKED) != config:
+                self._mark(found, tags, traffic)
+                self.api.update(config)
+                self.api.tag(found.arn, {ASKED: config})
+                logger.info("Endpoint %s drops version %s", self.api.endpoint, ", ".join(spare))
+        except MLOpsError as error:
+            logger.warning("Endpoint %s keeps version %s for now: %s", self.api.endpoint, ", ".join(spare), error)
         return ""
 
     def _refused(self, versions: Sequence[str], reason: str) -> str:
