@@ -447,6 +447,12 @@ def test_an_endpoint_of_somebody_else_is_left_alone(cloud: Cloud) -> None:
     with pytest.raises(ConfigurationError, match="is there already and is not one of 'late_flights'.*another prefix"):
         cloud.deploy("2", target)
 
+    cloud.world.settle({"1": 100})  # which its weights happen to show
+    cloud.service.calls.clear()
+    with pytest.raises(ConfigurationError, match="is there already and is not one of 'late_flights'"):
+        cloud.target().observe()
+    assert cloud.service.calls == []
+
 
 def test_a_task_that_died_after_it_recorded_is_completed_by_the_next_look(cloud: Cloud) -> None:
     target = cloud.serving_one()

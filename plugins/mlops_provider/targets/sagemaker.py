@@ -219,12 +219,12 @@ class SageMaker:
         done = not lacking and served == traffic.generation
         if found.status != "InService":
             return "" if done else f"is {found.status} since {found.changed:%H:%M} UTC"
+        tags = self.api.tags(found.arn)
+        self._require_ours(traffic, tags)
         spare = self._spare(history, found) if done and traffic.settled else []
         if done and not spare:
             self._sweep(traffic, found)
             return ""
-        tags = self.api.tags(found.arn)
-        self._require_ours(traffic, tags)
         if lacking:
             # Nobody loses a variant that has traffic before others have its share.
             live = [version_of(name) for name, weight in found.weights.items() if weight]
