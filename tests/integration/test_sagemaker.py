@@ -207,6 +207,20 @@ def test_an_abort_waits_for_the_old_weights_and_again_if_they_were_not_seen(clou
     assert len(cloud.world.ledger.history(Kind.ABORT, MODEL)) == 1
 
 
+def test_another_machine_is_for_versions_that_come_then(cloud: Cloud) -> None:
+    cloud.serving_one()
+    target = cloud.target(instance_type="ml.c5.large", instances=2)
+    cloud.world.settle({"1": 100, "2": 0}, settled=False)
+
+    cloud.settled(target)
+
+    variants = cloud.service.variants(cloud.service.endpoints[ENDPOINT].config)
+    assert {each["VariantName"]: (each["InstanceType"], each["InitialInstanceCount"]) for each in variants} == {
+        "v1": ("ml.m5.large", 1),
+        "v2": ("ml.c5.large", 2),
+    }
+
+
 def test_what_is_refused_is_told_in_the_servers_words(cloud: Cloud) -> None:
     target = cloud.serving_one()
 

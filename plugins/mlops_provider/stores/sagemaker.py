@@ -189,9 +189,9 @@ class SageMakerApi:
         with self._explained("sagemaker:CreateEndpointConfig", there_is_fine=True):
             self.control.create_endpoint_config(EndpointConfigName=name, ProductionVariants=listed, Tags=_listed(tags))
 
-    def models(self, config: str) -> dict[str, str]:
+    def variants(self, config: str) -> dict[str, Variant]:
         """
-        Variant to model, of the endpoint configuration that the endpoint serves.
+        Variants by name, of the endpoint configuration that the endpoint serves.
 
         :raises ConfigurationError: Somebody deleted it. Not retried.
         """
@@ -205,7 +205,16 @@ class SageMakerApi:
                 f"minutes, delete it (aws sagemaker delete-endpoint --endpoint-name {self.endpoint}) and start the "
                 "deploy DAG again, which makes it anew."
             ) from missing
-        return {variant["VariantName"]: variant["ModelName"] for variant in found["ProductionVariants"]}
+        return {
+            each["VariantName"]: Variant(
+                name=each["VariantName"],
+                model=each["ModelName"],
+                weight=float(each.get("InitialVariantWeight", 0.0)),
+                instance_type=each["InstanceType"],
+                instances=int(each["InitialInstanceCount"]),
+            )
+            for each in found["ProductionVariants"]
+        }
 
     def create(self, config: str, tags: Mapping[str, str]) -> None:
         """Begin to make the endpoint; nothing happens if somebody did meanwhile."""
@@ -239,7 +248,7 @@ class SageMakerApi:
         :param models: How the names of its models begin.
         :param keep: Configuration that stays, with its models.
         """
-        kept = set(self.models(keep).values()) if keep else set()
+        kept = {each.model for each in self.variants(keep).values()} if keep else set()
         right = "sagemaker:ListEndpointConfigs, ListModels, DeleteEndpointConfig and DeleteModel"
         with self._explained(right):
             pages = self.control.get_paginator("list_endpoint_configs").paginate(NameContains=configs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlops_provider.core.names import Environment
@@ -66,17 +66,13 @@ class Machines:
         """
         Make the endpoint configuration for *weights*, by version, and the models it needs; give its name.
 
-        :param found: The endpoint, if there is one: the models of its variants are taken.
+        :param found: The endpoint, if there is one: its variants keep their models and machines.
         """
-        there = self.api.models(found.config) if found else {}
+        there = self.api.variants(found.config) if found else {}
         variants = [
-            Variant(
-                name=variant(version),
-                model=there.get(variant(version)) or self._made(version),
-                weight=weight,
-                instance_type=self.place.instance_type,
-                instances=self.place.instances,
-            )
+            replace(there[variant(version)], weight=weight)
+            if variant(version) in there
+            else self._new(version, weight)
             for version, weight in sorted(weights.items())
         ]
         content = [(each.name, each.model, each.instance_type, each.instances) for each in variants]
@@ -92,6 +88,15 @@ class Machines:
         :param keep: Configuration that stays, with its models.
         """
         self.api.sweep(self._configs, self._models, keep=keep)
+
+    def _new(self, version: str, weight: float) -> Variant:
+        return Variant(
+            name=variant(version),
+            model=self._made(version),
+            weight=weight,
+            instance_type=self.place.instance_type,
+            instances=self.place.instances,
+        )
 
     def _made(self, version: str) -> str:
         """Put a version where SageMaker finds it, and make a model of it; give its name."""
