@@ -454,6 +454,33 @@ def test_a_shadow_is_refused(cloud: Cloud) -> None:
     assert cloud.weights == {"v1": 100.0}
 
 
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {"strategy": "shadow"},
+        {"strategy": "blue_green"},
+        {"strategy": "canary", "guards": {"agreement": {"minimum": 0.9, "within": 0.1, "minimum_rows": 20}}},
+    ],
+)
+def test_a_rollout_that_needs_a_shadow_is_refused_before_it_begins_and_a_rollback_works(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, declared: dict[str, Any]
+) -> None:
+    connection = {"conn_type": "mlops_server", "host": "sagemaker://test", "extra": dict(cloud.settings)}
+    monkeypatch.setenv("AIRFLOW_CONN_MLOPS_SERVER", json.dumps(connection))
+    yaml = str(cloud.spec(rollout={**DECLARED["rollout"], **declared}).path)
+
+    for operator in (CheckServingOperator, DeployModelOperator):
+        with pytest.raises(ConfigurationError, match="declares a rollout with a shadow .*, or a guard on agreement"):
+            _ = _stored(cloud, operator(task_id="task", version="2", model_yaml=yaml)).target
+    back = _stored(cloud, RollbackModelOperator(task_id="back", model_yaml=yaml, reason="drill")).target
+    assert isinstance(back, Target)
+
+
+def _stored(cloud: Cloud, operator: Any) -> Any:
+    operator.__dict__["stores"] = cloud.world.stores
+    return operator
+
+
 def test_an_endpoint_of_somebody_else_is_left_alone(cloud: Cloud) -> None:
     target = cloud.serving_one()
     cloud.service.endpoints[ENDPOINT].tags = {}

@@ -223,7 +223,7 @@ class Stages:
 
             print(plan_text(spec, stores, chosen))
             return
-        target = target_of(spec, stores)
+        target = target_of(spec, stores, releases=True)
         how: Any = {"target": target, "patience": target.patience}
         try:
             self.step("check_serving", lambda o: deploy.check_serving(spec, stores, chosen, origin=o, **how))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlops_provider.cli.home import required
 from mlops_provider.core.names import Environment
@@ -15,12 +15,17 @@ if TYPE_CHECKING:
     from mlops_provider.targets import Target
 
 
-def target_of(spec: ModelSpec, stores: Stores) -> Target:
-    """Give the target at ``MLOPS_SERVER_URL``."""
+def target_of(spec: ModelSpec, stores: Stores, *, releases: bool = False) -> Target:
+    """
+    Give the target at ``MLOPS_SERVER_URL``.
+
+    :param releases: Whether a version will be brought in there.
+    """
     from mlops_provider.steps import targets
 
     token = os.environ.get(Environment.SERVER_TOKEN, "")
-    return targets.target_of(spec, stores, required(Environment.SERVER_URL), token=token, sagemaker=_sagemaker)
+    how: Any = {"token": token, "releases": releases, "sagemaker": _sagemaker}
+    return targets.target_of(spec, stores, required(Environment.SERVER_URL), **how)
 
 
 def _sagemaker(endpoint: str, aws_conn_id: str) -> SageMakerApi:

@@ -33,6 +33,8 @@ class TrafficOperator(ModelStepOperator):
     """
 
     extras = ("tables", "training")
+    releases = False
+    """Whether the step brings a version in."""
     template_fields: Sequence[str] = (*ModelStepOperator.template_fields, "server_conn_id")
 
     def __init__(self, *, server_conn_id: str = names.SERVER_CONN, **kwargs: Any) -> None:
@@ -53,6 +55,7 @@ class TrafficOperator(ModelStepOperator):
             hook.address,
             token=hook.token,
             settings=hook.settings,
+            releases=self.releases,
             sagemaker=aws.sagemaker,
         )
 
@@ -67,6 +70,7 @@ class ReleaseOperator(TrafficOperator):
         holds ``mlops`` with ``model``, ``version`` and ``summary``.
     """
 
+    releases = True
     template_fields: Sequence[str] = (*TrafficOperator.template_fields, "version")
 
     def __init__(

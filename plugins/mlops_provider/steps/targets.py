@@ -30,6 +30,7 @@ def target_of(
     *,
     token: str = "",
     settings: Mapping[str, str] | None = None,
+    releases: bool = False,
     sagemaker: Callable[[str, str], SageMakerApi],
 ) -> Target:
     """
@@ -40,6 +41,8 @@ def target_of(
     :param token: Token that the server asks for.
     :param settings: For SageMaker: ``role_arn`` of the role that containers run under, ``image`` of this package,
         ``archives``, an address on S3 below which packed versions are put, and ``aws_conn_id``.
+    :param releases: Whether a version will be brought in there, rather than looked at or taken back: then the declared
+        rollout must be one that the target offers.
     :param sagemaker: Gives access to an endpoint by its name and the connection's ID.
     :raises ConfigurationError: A setting is missing or can't be used. Not retried.
     """
@@ -70,6 +73,11 @@ def target_of(
             f"{spec.name!r} declares pseudonyms for {', '.join(spec.serving.pseudonymise)} (serving: pseudonymise). On "
             "SageMaker its containers would need the secret, and whoever may describe a model there could read it: "
             "serve it with the bundled server, or keep these columns out of it."
+        )
+    if releases and spec.rollout_policy.shadows:
+        raise ConfigurationError(
+            f"{spec.name!r} declares a rollout with a shadow (rollout: strategy shadow or blue_green, or a guard on "
+            "agreement), which a target on SageMaker does not offer: declare canary or all_at_once without that guard."
         )
     endpoint = _endpoint(parts.netloc, spec.name)
     return SageMaker(

@@ -70,9 +70,7 @@ class Machines:
         """
         there = self.api.variants(found.config) if found else {}
         variants = [
-            replace(there[variant(version)], weight=weight)
-            if variant(version) in there
-            else self._new(version, weight)
+            replace(there[variant(version)], weight=weight) if variant(version) in there else self._new(version, weight)
             for version, weight in sorted(weights.items())
         ]
         content = [(each.name, each.model, each.instance_type, each.instances) for each in variants]
