@@ -401,7 +401,7 @@ def test_ctrl_c_leaves_a_rollout_to_the_run_in_airflow_that_it_took_part_in(
     def pressed(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlops_provider.cli.run.target_of", lambda spec, stores: target)
+    monkeypatch.setattr("mlops_provider.cli.run.target_of", lambda spec, stores, releases: target)
     monkeypatch.setattr("mlops_provider.steps.deploy.time", SimpleNamespace(sleep=pressed))
     spec = world.spec(rollout={**SLOWLY, **canary})
     stages = run.Stages(spec, world.stores, "", run_id="by-hand")
@@ -428,7 +428,7 @@ def test_ctrl_c_goes_back_and_a_second_one_leaves_at_once(
         target.when_moved = interrupted if again else target.when_moved
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlops_provider.cli.run.target_of", lambda spec, stores: target)
+    monkeypatch.setattr("mlops_provider.cli.run.target_of", lambda spec, stores, releases: target)
     monkeypatch.setattr("mlops_provider.steps.deploy.time", SimpleNamespace(sleep=pressed))
     stages = run.Stages(world.spec(rollout=SLOWLY), world.stores, "", run_id="by-hand")
 
@@ -450,7 +450,7 @@ def test_ctrl_c_between_settling_and_the_promotion_says_what_serves_and_what_is_
             raise KeyboardInterrupt
 
     target.seen, target.when_moved = {"2": FINE}, pressed
-    monkeypatch.setattr("mlops_provider.cli.run.target_of", lambda spec, stores: target)
+    monkeypatch.setattr("mlops_provider.cli.run.target_of", lambda spec, stores, releases: target)
     spec = world.spec(rollout={**SLOWLY, "soak_seconds": 0.0})
 
     with pytest.raises(KeyboardInterrupt):
@@ -475,7 +475,7 @@ def test_ctrl_c_while_the_ledger_is_away_says_that_the_rollout_may_stand(
             raise StoreUnavailableError("The ledger is away.")
 
     target.when_moved = away
-    monkeypatch.setattr("mlops_provider.cli.run.target_of", lambda spec, stores: target)
+    monkeypatch.setattr("mlops_provider.cli.run.target_of", lambda spec, stores, releases: target)
     monkeypatch.setattr("mlops_provider.steps.deploy.time", SimpleNamespace(sleep=pressed))
 
     with pytest.raises(KeyboardInterrupt):
