@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from functools import cache
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -26,19 +28,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "mlops_requests",
-            "Requests answered, by HTTP status and by how the version was chosen.",
-            ("model", "version", "arm", "code"),
-            registry=self.registry,
-        )
-        self._seconds = Histogram(
-            "mlops_request_duration_seconds",
-            "From a request's head to its answer.",
-            ("model", "version"),
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
+        self._answered = _Answered()
+        self.registry.register(self._answered)
+        self.answered = self._answered.count
         self._batches = Histogram(
             "mlops_batch_requests",
             "Requests that were scored together.",
@@ -63,8 +55,6 @@ class Metrics:
             registry=self.registry,
         )
         # A label's child costs a look-up under a lock; requests come thousands of times a second.
-        self.requests = cache(self._requests.labels)
-        self.seconds = cache(self._seconds.labels)
         self.batches = cache(self._batches.labels)
         self.rows = cache(self._rows.labels)
         self.outcomes = cache(self._outcomes.labels)
@@ -80,6 +70,58 @@ class Metrics:
     def text(self) -> bytes:
         """Everything, in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class _Answered(Collector):
+    """
+    Requests by what became of them, and how long they took.
+
+    Belongs to the event loop, which answers requests and writes the metrics: so it takes no locks.
+    """
+
+    def __init__(self) -> None:
+        self._requests: dict[tuple[str, str, str, int], int] = {}
+        self._seconds: dict[tuple[str, str], _Times] = {}
+
+    def count(self, model: str, version: str, arm: str, code: int, seconds: float) -> None:
+        """
+        Count a request.
+
+        :param seconds: From its head to its answer.
+        """
+        became = model, version, arm, code
+        self._requests[became] = self._requests.get(became, 0) + 1
+        times = self._seconds.get((model, version))
+        if times is None:
+            times = self._seconds[model, version] = _Times()
+        times.counts[bisect_left(_SECONDS, seconds)] += 1
+        times.total += seconds
+
+    def collect(self) -> Iterable[Metric]:
+        requests = CounterMetricFamily(
+            "mlops_requests",
+            "Requests answered, by HTTP status and by how the version was chosen.",
+            labels=("model", "version", "arm", "code"),
+        )
+        for (model, version, arm, code), number in self._requests.items():
+            requests.add_metric((model, version, arm, str(code)), number)
+        seconds = HistogramMetricFamily(
+            "mlops_request_duration_seconds", "From a request's head to its answer.", labels=("model", "version")
+        )
+        bounds = [*(str(float(bound)) for bound in _SECONDS), "+Inf"]
+        for labels, times in self._seconds.items():
+            seconds.add_metric(labels, list(zip(bounds, accumulate(times.counts), strict=True)), times.total)
+        return requests, seconds
+
+
+class _Times:
+    """Durations in the buckets of ``_SECONDS``, the last of which holds the longer ones; and their sum, in seconds."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_SECONDS) + 1)
+        self.total = 0.0
 
 
 class _Gauges(Collector):

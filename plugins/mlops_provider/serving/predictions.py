@@ -17,11 +17,12 @@ from starlette.types import Receive, Send
 
 from mlops_provider.core.names import Arm, Header
 from mlops_provider.serving import openinference, protocol
+from mlops_provider.serving.deadlines import Deadline, Deadlines
 from mlops_provider.serving.lane import BATCH_BYTES, Call
 from mlops_provider.serving.metrics import Metrics
 from mlops_provider.serving.protocol import Content
 from mlops_provider.serving.refusal import RefusedRequestError, failed, refuse
-from mlops_provider.serving.served import FALLBACK_MARGIN, ServedModel
+from mlops_provider.serving.served import ServedModel
 from mlops_provider.serving.snapshot import LoadedVersion, Snapshot
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,6 @@ MOST_BYTES = 64 * 1024 * 1024
 """Bytes of all requests that are being read or answered; what comes on top is refused with 429."""
 _LOOK = 0.05
 """Seconds between measurements of the event loop's lag."""
-_MOST_LAG = 0.6
-"""Share of a deadline that is given up for the lag at most: a server that refused everybody would be of no use."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _VERSION, _GENERATION, _NAME, _ENTITY, _DEADLINE, _ARM = (
@@ -88,6 +87,7 @@ class Predictions:
         self.metrics = metrics
         self.open_bytes = 0
         self.lag = 0.0
+        self.deadlines = Deadlines()
         self._names = token_hex(11)
         self._count = itertools.count()
 
@@ -99,11 +99,11 @@ class Predictions:
         arm: str = Arm.SPLIT
         size, code = 0, 200
         served.open_requests += 1
-        wait: _Wait | None = None
+        deadline: Deadline | None = None
         call: Call | None = None
         try:
             request_id = _name(headers) or self._new_name()
-            wait = _Wait(served, _seconds(headers, served), self.lag)
+            deadline = self.deadlines.begin(served, _seconds(headers, served), arrived, self.lag)
             body = await self.body(headers, receive)
             if body is None:
                 return
@@ -111,8 +111,8 @@ class Predictions:
             self.open_bytes += size
             call = await self._call(endpoint, headers, body, request_id, arrived)
             version, request_id = call.version.version, call.request_id
-            served.enter(call, self.pool, wait.seconds - (time.perf_counter() - arrived))
-            wait.call = call
+            served.enter(call, self.pool, deadline.seconds - (time.perf_counter() - arrived))
+            deadline.call = call
             outcome = await call.answered
             arm = call.arm
             if isinstance(outcome, RefusedRequestError):
@@ -136,24 +136,23 @@ class Predictions:
             code = refused.status
             await refuse(send, refused, endpoint.path, request_id=request_id)
         except asyncio.CancelledError:
-            if wait is None or not wait.over:
+            if deadline is None or not deadline.over:
                 raise
             code = 408
-            late = RefusedRequestError(f"The request did not arrive within {wait.seconds:g} s.", 408)
+            late = RefusedRequestError(f"The request did not arrive within {deadline.seconds:g} s.", 408)
             await refuse(send, late, endpoint.path, request_id=request_id)
         except Exception:
             logger.exception("A request to %s failed", served.model)
             code = 500
             await refuse(send, failed(), endpoint.path, request_id=request_id)
         finally:
-            if wait is not None:
-                wait.timer.cancel()
+            if deadline is not None:
+                self.deadlines.forget(deadline)
             self.open_bytes -= size
             served.open_requests -= 1
         if call is not None:
             served.count(call, code)
-        self.metrics.requests(served.model, version, arm, code).inc()
-        self.metrics.seconds(served.model, version).observe(time.perf_counter() - arrived)
+        self.metrics.answered(served.model, version, arm, code, time.perf_counter() - arrived)
 
     async def _call(self, endpoint: Endpoint, headers: Headers, body: bytes, request_id: str, arrived: float) -> Call:
         """Read the rows and choose the version, once."""
@@ -235,34 +234,6 @@ class Predictions:
         if self.open_bytes > MOST_BYTES:
             sentence = "The requests under way hold too much data; try again in 1 s."
             raise RefusedRequestError(sentence, 429, retry_after=1)
-
-
-class _Wait:
-    """
-    How long a caller waits, from the head of the request on.
-
-    :param seconds: Until the deadline. Some of it is kept for the fallback answer, if there may be one.
-    :param lag: Seconds by which the event loop is late, with reading requests and with sending answers.
-    """
-
-    __slots__ = ("call", "over", "seconds", "served", "task", "timer")
-
-    def __init__(self, served: ServedModel, seconds: float, lag: float) -> None:
-        self.served = served
-        self.seconds = seconds if served.policy.fallback is None else seconds * (1 - FALLBACK_MARGIN)
-        self.seconds -= min(2 * lag, seconds * _MOST_LAG)
-        self.call: Call | None = None
-        self.over = False
-        self.task = asyncio.current_task()
-        self.timer = asyncio.get_running_loop().call_later(self.seconds, self._end)
-
-    def _end(self) -> None:
-        """Answer for the model; or, if the request is not even read, stop reading it."""
-        self.over = True
-        if self.call is not None:
-            self.served.expire(self.call)
-        elif self.task is not None:
-            self.task.cancel()
 
 
 def _chosen(

@@ -17,6 +17,7 @@ from mlops_provider.core.names import Environment
 from mlops_provider.core.pseudonyms import Pseudonyms
 from mlops_provider.core.serving import ServingPolicy
 from mlops_provider.serving.app import ModelServerApp
+from mlops_provider.serving.connection import Connection
 from mlops_provider.serving.custom_attributes import CustomAttributes
 from mlops_provider.serving.fixed import Fixed
 from mlops_provider.serving.follower import Follower
@@ -54,6 +55,7 @@ def serve(settings: Settings, listeners: Sequence[socket.socket]) -> None:
         log_config=None,
         server_header=False,
         proxy_headers=False,
+        http=Connection,
         ws="none",
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
