@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,7 @@ from mlops_provider.exceptions import (
 from mlops_provider.operators.deploy import CheckServingOperator, DeployModelOperator, EndRolloutOperator
 from mlops_provider.steps import rollouts
 from mlops_provider.steps.deploy import Waiting, advance, deploy
+from mlops_provider.stores.ledger import Ledger
 from support.in_process import InProcessTarget
 from support.serving import MODEL, World, origin
 
@@ -467,14 +469,14 @@ def test_ctrl_c_between_settling_and_the_promotion_says_what_serves_and_what_is_
 def test_ctrl_c_while_the_ledger_is_away_says_that_the_rollout_may_stand(
     world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def away(kind: str, model: str) -> None:
+        raise StoreUnavailableError("The ledger is away.")
+
     def pressed(seconds: float) -> None:
+        monkeypatch.setattr(world.ledger, "latest", away)
         raise KeyboardInterrupt
 
-    def away(traffic: Traffic) -> None:
-        if traffic.settled:
-            raise StoreUnavailableError("The ledger is away.")
-
-    target.when_moved = away
+    monkeypatch.setattr("mlops_provider.cli.run.LONGEST_AWAY", 0.0)
     monkeypatch.setattr("mlops_provider.cli.run.target_of", lambda spec, stores, releases: target)
     monkeypatch.setattr("mlops_provider.steps.deploy.time", SimpleNamespace(sleep=pressed))
 
@@ -484,6 +486,72 @@ def test_ctrl_c_while_the_ledger_is_away_says_that_the_rollout_may_stand(
     said = capsys.readouterr().out
     assert "The ledger is away." in said
     assert "may still be under way; to go back: mlops rollout abort late_flights" in said
+
+
+def away_for(ledger: Ledger, looks: int) -> Callable[..., Any]:
+    """Give a ledger's `latest` that fails so many times."""
+    latest, outage = ledger.latest, iter(range(looks))
+
+    def away(kind: str, model: str) -> Any:
+        if next(outage, None) is not None:
+            raise StoreUnavailableError("The ledger is away.")
+        return latest(kind, model)
+
+    return away
+
+
+@pytest.mark.parametrize("trouble", ["ledger away", "rejected", "ledger refuses"])
+def test_an_error_in_a_deployment_by_hand_takes_its_version_back(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    trouble: str,
+) -> None:  # fmt: skip
+    def refuse(*about: object) -> None:
+        raise ConfigurationError("The ledger refuses the password.")
+
+    def soaked(seconds: float) -> None:
+        if trouble == "rejected":
+            answer = {"version": "2", "approved": False, "by": "bo", "reason": "too late", "responded_at": "2026-11-23"}
+            world.ledger.append(Kind.APPROVAL, MODEL, answer)
+        else:
+            away = away_for(world.ledger, 3) if trouble == "ledger away" else refuse
+            monkeypatch.setattr(world.ledger, "latest", away)
+
+    monkeypatch.setattr("mlops_provider.cli.run.PAUSE", 0.0)
+    monkeypatch.setattr("mlops_provider.cli.run.target_of", lambda spec, stores, releases: target)
+    monkeypatch.setattr("mlops_provider.steps.deploy.time", SimpleNamespace(sleep=soaked))
+    stages = run.Stages(world.spec(rollout=SLOWLY), world.stores, "", run_id="by-hand")
+
+    with pytest.raises((StoreUnavailableError, RolloutRefusedError, ConfigurationError)) as error:
+        stages.deploy("2")
+
+    said = capsys.readouterr().out
+    unended = trouble == "ledger refuses"
+    assert (splits(world)[-1] == {"1": 90, "2": 10}) == unended
+    assert ("may still be under way; to go back: mlops rollout abort late_flights" in said) == unended
+    if not unended:
+        assert splits(world)[-1] == {"1": 100}
+        assert "failed: ending the rollout; Ctrl-C leaves at once" in said
+        assert f"The deployment failed: {error.value}" in said
+        assert "Version 2 was taken back; generation 5 serves version 1: 100 %" in said
+        assert len(world.ledger.history(Kind.INCIDENT, MODEL)) == 1
+
+
+def test_a_deployment_by_hand_that_is_refused_touches_nothing(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    look(world, target)
+    world.record("3", champion="1")
+    before = splits(world)
+    monkeypatch.setattr("mlops_provider.cli.run.target_of", lambda spec, stores, releases: target)
+    stages = run.Stages(world.spec(rollout=SLOWLY), world.stores, "", run_id="by-hand")
+
+    with pytest.raises(ConcurrentWriteError, match="Version 3 of 'late_flights' has to wait"):
+        stages.deploy("3")
+    with pytest.raises(RolloutRefusedError, match="not registered through the gate"):
+        stages.deploy("4")
+
+    assert splits(world) == before
+    assert capsys.readouterr().out == ""
 
 
 def test_the_commands_say_where_it_stands_and_what_they_would_do(

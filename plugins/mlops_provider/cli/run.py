@@ -16,13 +16,18 @@ from mlops_provider.cli.target import target_of
 from mlops_provider.core import partitions, rollout
 from mlops_provider.core.names import Environment, Kind
 from mlops_provider.core.origin import BY_HAND, Origin
-from mlops_provider.exceptions import ConfigurationError, NothingToDo, RolloutRefusedError, StoreUnavailableError
+from mlops_provider.exceptions import ConfigurationError, MLOpsError, NothingToDo, RolloutRefusedError, TransientError
 from mlops_provider.spec import ModelSpec, load_spec
 
 if TYPE_CHECKING:
     from mlops_provider.stores.suite import Stores
 
 _Result = TypeVar("_Result")
+
+LONGEST_AWAY = 60.0
+"""Longest time, in seconds, over which a failed rollout is tried to be ended while a store is away."""
+PAUSE = 5.0
+"""Seconds between two tries of that."""
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -225,37 +230,70 @@ class Stages:
             return
         target = target_of(spec, stores, releases=True)
         how: Any = {"target": target, "patience": target.patience}
+        loaded = False
         try:
             self.step("check_serving", lambda o: deploy.check_serving(spec, stores, chosen, origin=o, **how))
+            loaded = True
             traffic = self.step("deploy_model", lambda o: deploy.deploy(spec, stores, chosen, origin=o, **how))
-        except KeyboardInterrupt:
-            self.take_back(chosen, how)
+        except NothingToDo:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            # Whatever it was: callers would keep the share of a version that nobody watches any more.
+            self.take_back(chosen, how, error, insist=loaded)
             raise
         print(f"  {spec.name} now serves {rollout.describe(traffic.split)}.")
 
-    def take_back(self, version: str, how: dict[str, Any]) -> None:
-        """End a rollout that was interrupted at the keyboard; who presses Ctrl-C again leaves at once."""
+    def take_back(self, version: str, how: dict[str, Any], error: BaseException, *, insist: bool) -> None:
+        """
+        End the rollout that *error* left under way, if it did; who presses Ctrl-C meanwhile leaves at once.
+
+        :param insist: Whether to try again for a while if a store is away.
+        """
         from mlops_provider.steps import rollouts
 
-        origin = origin_of("end_rollout", stage=self.stage, run_id=self.run_id)
-        reason = f"Interrupted at the keyboard by {origin.actor}."
-        print("  interrupted: ending the rollout; Ctrl-C again leaves at once", flush=True)
+        origin, pressed = self.origin("end_rollout"), isinstance(error, KeyboardInterrupt)
+        # A foreign message may hold values from the data, and the record stays for good.
+        why = str(error) if isinstance(error, MLOpsError) else f"{type(error).__name__}."
+        reason = f"Interrupted at the keyboard by {origin.actor}." if pressed else f"The deployment failed: {why}"
+        what = "interrupted: ending the rollout; Ctrl-C again" if pressed else "failed: ending the rollout; Ctrl-C"
+        advice = f"to go back: mlops rollout abort {self.spec.name} --reason '…'"
+        deadline = time.monotonic() + (LONGEST_AWAY if insist else 0.0)
         try:
-            print(f"  {rollouts.end(self.spec, self.stores, version, reason=reason, origin=origin, **how)}")
-        except NothingToDo as reason:
-            print(f"  {reason}")
-        except StoreUnavailableError as away:
-            print(f"  {away}")
-            print(
-                f"  the rollout may still be under way; to go back: mlops rollout abort {self.spec.name} --reason '…'"
-            )
+            while True:
+                try:
+                    under_way = rollouts.on_trial(self.stores.ledger, self.spec.name) == version
+                    if under_way or pressed:
+                        print(f"  {what} leaves at once", flush=True)
+                    elif not self.has_moved():
+                        return
+                    print(f"  {rollouts.end(self.spec, self.stores, version, reason=reason, origin=origin, **how)}")
+                    return
+                except NothingToDo as nothing:
+                    print(f"  {nothing}")
+                    return
+                except MLOpsError as trouble:
+                    print(f"  {trouble}", flush=True)
+                    if not isinstance(trouble, TransientError) or time.monotonic() >= deadline:
+                        print(f"  the rollout may still be under way; {advice}")
+                        return
+                print(f"  trying again in {PAUSE:.0f} s; Ctrl-C leaves at once", flush=True)
+                time.sleep(PAUSE)
         except KeyboardInterrupt:
-            print(f"  left at once; to go back: mlops rollout abort {self.spec.name} --reason '…'")
+            print(f"  left at once; {advice}")
             raise
+
+    def has_moved(self) -> bool:
+        """Whether this run moved traffic."""
+        moved = self.stores.ledger.history(Kind.TRAFFIC, self.spec.name)
+        return any(self.origin("deploy_model").same_run(record.payload["origin"]) for record in moved)
+
+    def origin(self, task_id: str) -> Origin:
+        """Say which step of this run it is."""
+        return origin_of(task_id, stage=self.stage, run_id=self.run_id)
 
     def step(self, task_id: str, act: Callable[[Origin], _Result]) -> _Result:
         """Run one step and print how long it took."""
         began = time.monotonic()
-        result = act(origin_of(task_id, stage=self.stage, run_id=self.run_id))
+        result = act(self.origin(task_id))
         print(f"  {self.month:<7}  {task_id:<20} {time.monotonic() - began:6.1f} s", flush=True)
         return result
