@@ -14,6 +14,7 @@ What can go wrong, sorted by what the scheduler should do about it.
      │   ├─ GateRejectedError
      │   ├─ NotApprovedError
      │   ├─ ServingCheckError
+     │   │   ├─ NotLoadedError
      │   │   └─ GuardBreachedError
      │   ├─ InconclusiveRolloutError
      │   ├─ RolloutRefusedError
@@ -77,6 +78,10 @@ class NotApprovedError(PermanentError):
 
 class ServingCheckError(PermanentError):
     """The candidate cannot be loaded in the server, or predicts differently there."""
+
+
+class NotLoadedError(ServingCheckError):
+    """A version cannot be brought into memory here and now, which says nothing about what it predicts."""
 
 
 class GuardBreachedError(ServingCheckError):

@@ -6,7 +6,7 @@ import argparse
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +21,7 @@ from mlops_provider.core.rollout import Traffic
 from mlops_provider.exceptions import (
     ConcurrentWriteError,
     NothingToDo,
+    NotLoadedError,
     RolloutRefusedError,
     ServingCheckError,
     StoreUnavailableError,
@@ -28,7 +29,7 @@ from mlops_provider.exceptions import (
 from mlops_provider.operators.deploy import CheckServingOperator, EndRolloutOperator
 from mlops_provider.steps import rollouts
 from mlops_provider.steps.approval import rolled_back
-from mlops_provider.steps.deploy import advance, check_serving, deploy
+from mlops_provider.steps.deploy import Waiting, advance, check_serving, deploy
 from mlops_provider.steps.drill import drill
 from mlops_provider.steps.rollback import rollback
 from mlops_provider.steps.rollouts import abort
@@ -330,6 +331,34 @@ def test_a_candidate_whose_files_were_changed_is_an_incident_of_each_run(world: 
     found = [record.payload["origin"] for record in world.ledger.history(Kind.INCIDENT, MODEL)]
     assert found == ["d/a/check_serving/-1", "d/b/check_serving/-1"]
     assert len(told) == 3
+
+
+@pytest.mark.parametrize("fault", ["files changed", "new replica"])
+def test_a_version_with_a_share_that_can_be_loaded_no_more_goes_back_and_may_return(
+    world: World, target: InProcessTarget, fault: str
+) -> None:
+    world.record("3", champion="2", packable=True)
+    declared: dict[str, Any] = {**world.spec().rollout.model_dump(mode="json"), "steps": [10, 100]}
+
+    def look(run: str, **changes: Any) -> Traffic | Waiting:
+        spec = world.spec(rollout={**declared, **changes})
+        return advance(spec, world.stores, "3", target=target, origin=origin(run=run), patience=2)
+
+    look("first", soak_seconds=600.0)
+    with ExitStack() as spoiling:
+        if fault == "files changed":
+            spoiling.enter_context(spoilt(world, "3", "changed"))
+        else:
+            target.refusing.add("3")
+        before = newest(world, 1)
+        with pytest.raises(NotLoadedError, match="Version 3 was taken back; generation .* serves version 2: 100 %"):
+            look("first")
+    target.refusing.clear()
+
+    assert (before, newest(world, 1)) == ([({"2": 90, "3": 10}, False)], [({"2": 100}, True)])
+    assert world.ledger.latest(Kind.INCIDENT, MODEL).payload["most"] == 10
+    assert rolled_back(world.ledger, MODEL) == set()
+    assert look("second").split == {"3": 100}
 
 
 def test_a_failed_drill_stays_failed_when_its_task_is_cleared(world: World, target: InProcessTarget) -> None:

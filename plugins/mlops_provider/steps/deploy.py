@@ -129,8 +129,8 @@ def advance(
 
     Where it stands is read from the ledger each time, so whoever calls it again goes on, in whichever process. If the
     version fails, or callers meet worse than a guard allows, the last settled split comes back, an incident is
-    recorded, and the version never returns if it had traffic; after any other error, as when servers or stores are
-    away, the split comes back and the version may be deployed again.
+    recorded, and the version never returns if it had traffic; if it can't be loaded, it may. After any other error, as
+    when servers or stores are away, the split comes back and the version may be deployed again.
 
     :param patience: Longest wait for the replicas at each step, in seconds.
     :return: The settled record; or when to look again.

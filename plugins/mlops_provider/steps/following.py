@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlops_provider.core.rollout import Traffic, describe
-from mlops_provider.exceptions import ConcurrentWriteError, ServingCheckError, StoreUnavailableError
+from mlops_provider.exceptions import ConcurrentWriteError, NotLoadedError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from mlops_provider.stores.replicas import Replica
@@ -59,7 +59,7 @@ def wait_until_served(
     :param patience: Longest wait, in seconds.
     :param waited: Seconds that others waited for it before, for the message.
     :raises ConcurrentWriteError: A replica is ahead: somebody moved the traffic meanwhile. Retried.
-    :raises ServingCheckError: A replica refuses *candidate*. Not retried.
+    :raises NotLoadedError: A replica refuses *candidate*. Not retried.
     :raises NotServedError: One was not there in time. Retried.
     :raises StoreUnavailableError: No live replica. Retried.
     """
@@ -102,4 +102,4 @@ def _look_for_a_reason(replica: Replica, traffic: Traffic, candidate: str | None
             f"not {traffic.generation}: somebody moved the traffic meanwhile."
         )
     if candidate and f"Version {candidate} is refused:" in replica.error:
-        raise ServingCheckError(f"Replica {replica.replica}: {replica.error}")
+        raise NotLoadedError(f"Replica {replica.replica}: {replica.error}")

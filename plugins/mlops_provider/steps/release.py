@@ -17,6 +17,7 @@ from mlops_provider.exceptions import (
     InconclusiveRolloutError,
     MLOpsError,
     NothingToDo,
+    NotLoadedError,
     ServingCheckError,
 )
 from mlops_provider.steps import incidents, verification
@@ -154,7 +155,7 @@ class Release:
         """
         Write the generation of a step, unless nobody is there to follow it, or nothing to judge it by.
 
-        :raises ServingCheckError: The registry's model can't be loaded. Not retried.
+        :raises NotLoadedError: The registry's model can't be loaded. Not retried.
         """
         require_replicas(self.target)
         try:
@@ -253,8 +254,10 @@ class Release:
             return failure
         self.note_check(current.generation, reason=str(failure))
         readings = failure.readings if isinstance(failure, GuardBreachedError) else ()
-        # What callers met counts for good; what was seen before they met it does not.
-        refuse = bool(readings) or (current.split[self.version] > 0 and self.lever.opened())
+        # What callers met counts for good; what was seen before they met it does not. A version that can't be loaded
+        # answered nobody, and the reason may be a full disk.
+        met = current.split[self.version] > 0 and self.lever.opened() and not isinstance(failure, NotLoadedError)
+        refuse = bool(readings) or met
         return incidents.fail(
             self.stores,
             self.lever,

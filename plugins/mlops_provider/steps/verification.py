@@ -17,6 +17,7 @@ from mlops_provider.core.rollout import Traffic, describe
 from mlops_provider.exceptions import (
     ConcurrentWriteError,
     EvidenceError,
+    NotLoadedError,
     ServingCheckError,
     SourceError,
     StoreUnavailableError,
@@ -83,12 +84,12 @@ def sample(stores: Stores, model: str, columns: Sequence[str], version: str) -> 
     Take sample rows, and let the registry's own model predict them.
 
     :param columns: What the model takes, if it does not know that itself.
-    :raises ServingCheckError: Its files can't be loaded, or are not those that were registered. Not retried.
+    :raises NotLoadedError: Its files can't be loaded, or are not those that were registered. Not retried.
     """
     try:
         pipeline = models.estimator(stores.registry, stores.ledger, model, version)
-    except EvidenceError as changed:
-        raise ServingCheckError(str(changed)) from changed
+    except (EvidenceError, ServingCheckError) as error:
+        raise NotLoadedError(str(error)) from error
     rows = sample_rows(stores, model, list(getattr(pipeline, "feature_names_in_", columns)), version=version)
     return Sample(rows, {version: tasks.of_model(pipeline).predict(pipeline, rows)})
 
