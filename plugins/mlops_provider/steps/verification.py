@@ -16,8 +16,9 @@ from mlops_provider.core.names import Table
 from mlops_provider.core.rollout import Traffic, describe
 from mlops_provider.exceptions import (
     ConcurrentWriteError,
-    EvidenceError,
+    ConfigurationError,
     NotLoadedError,
+    PermanentError,
     ServingCheckError,
     SourceError,
     StoreUnavailableError,
@@ -84,11 +85,14 @@ def sample(stores: Stores, model: str, columns: Sequence[str], version: str) -> 
     Take sample rows, and let the registry's own model predict them.
 
     :param columns: What the model takes, if it does not know that itself.
-    :raises NotLoadedError: Its files can't be loaded, or are not those that were registered. Not retried.
+    :raises NotLoadedError: Its files are gone, can't be loaded, or are not those that were registered. Not retried.
+    :raises ConfigurationError: MLflow refuses the credentials. Not retried.
     """
     try:
         pipeline = models.estimator(stores.registry, stores.ledger, model, version)
-    except (EvidenceError, ServingCheckError) as error:
+    except ConfigurationError:
+        raise
+    except PermanentError as error:
         raise NotLoadedError(str(error)) from error
     rows = sample_rows(stores, model, list(getattr(pipeline, "feature_names_in_", columns)), version=version)
     return Sample(rows, {version: tasks.of_model(pipeline).predict(pipeline, rows)})
