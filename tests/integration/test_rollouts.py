@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, T
 from mlops_provider.cli import rollout as cli
 from mlops_provider.cli import run
 from mlops_provider.core.guards import Observed
-from mlops_provider.core.names import Kind
+from mlops_provider.core.names import Environment, Kind
 from mlops_provider.core.origin import Origin
 from mlops_provider.core.rollout import Traffic
 from mlops_provider.exceptions import (
@@ -558,7 +558,7 @@ def test_the_commands_say_where_it_stands_and_what_they_would_do(
     world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = world.spec(rollout=SLOWLY)
-    monkeypatch.setattr(cli, "opened", lambda model: (spec, world.stores, target))
+    monkeypatch.setattr(cli, "opened", lambda model, releases=False: (spec, world.stores, target))
     wanted = {"model": "late_flights", "override": False, "reason": None, "version": None, "dry_run": False}
 
     def said(command: Any, **changes: Any) -> str:
@@ -582,6 +582,30 @@ def test_the_commands_say_where_it_stands_and_what_they_would_do(
     assert "errors: at most 1 % of 50 requests or more fail" in would
     assert "Version 2 of late_flights would get 100 % at once" in would_override
     assert splits(world) == before
+    with pytest.raises(RolloutRefusedError, match="Version 99 .* was not registered through the gate"):
+        said(cli.promote, dry_run=True, override=True, reason="hurry", version="99")
     with pytest.raises(ConfigurationError, match="--override and --reason belong together"):
         said(cli.promote, override=True)
     assert "is back at version 1: 100 %" in said(cli.abort, reason="enough")
+
+
+def test_what_the_target_does_not_offer_is_refused_before_it_begins_by_the_commands_too(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    spec = world.spec(rollout={**SLOWLY, "strategy": "shadow"})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(Environment.TABLES_URI, world.tables.root)
+    monkeypatch.setenv(Environment.LEDGER_URL, world.ledger_url)
+    monkeypatch.setenv(Environment.REGISTRY_URI, world.registry_uri)
+    monkeypatch.setenv(Environment.SPOOL_URI, "s3://bucket/spool")
+    monkeypatch.setenv(Environment.SERVER_URL, "sagemaker://prod?image=i&role_arn=r&archives=s3://bucket/archives")
+    promote = argparse.Namespace(model=str(spec.path), override=True, reason="hurry", version="2", dry_run=False)
+
+    for dry_run in (True, False):
+        promote.dry_run = dry_run
+        with pytest.raises(ConfigurationError, match="declares a rollout with a shadow"):
+            cli.promote(promote)
+        with pytest.raises(ConfigurationError, match="declares a rollout with a shadow"):
+            run.Stages(spec, world.stores, "", run_id="by-hand").deploy("2", dry_run=dry_run)
+
+    assert splits(world) == []

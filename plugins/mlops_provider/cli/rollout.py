@@ -38,12 +38,13 @@ def promote(arguments: argparse.Namespace) -> int:
         raise ConfigurationError("--override and --reason belong together: guards are not skipped without a reason.")
     if arguments.version and not arguments.override:
         raise ConfigurationError("--version is for --override; without it, the rollout under way moves on.")
-    spec, stores, target = opened(arguments.model)
+    spec, stores, target = opened(arguments.model, releases=True)
     if arguments.dry_run:
         version = arguments.version or rollouts.on_trial(stores.ledger, spec.name)
         if version is None:
             print(f"No rollout of {spec.name} is under way: nothing would be done.")
         elif arguments.override:
+            rollouts.planned(spec, stores.ledger, version, actor=origin_of("promote_rollout", stage="rollout").actor)
             print(f"Version {version} of {spec.name} would get 100 % at once, without its guards. Nothing was done.")
         else:
             print(plan_text(spec, stores, version))
@@ -89,11 +90,12 @@ def _drilled(found: Mapping[str, Any]) -> str:
     return f"{to} answered on every replica ({len(found['replicas'])}) after {found['seconds']:.1f} s"
 
 
-def opened(model: str) -> tuple[ModelSpec, Stores, Target]:
+def opened(model: str, *, releases: bool = False) -> tuple[ModelSpec, Stores, Target]:
     """
     Give the declaration, the stores and the target of a model.
 
     :param model: Its model.yaml, or its name, if that lies in ``include/<name>/``.
+    :param releases: Whether a version will be brought in there.
     """
     from mlops_provider.stores.suite import Stores
 
@@ -101,7 +103,7 @@ def opened(model: str) -> tuple[ModelSpec, Stores, Target]:
     named = Path("include", model, "model.yaml")
     spec = load_spec(named if named.is_file() else model)
     stores = Stores.from_environment()
-    return spec, stores, target_of(spec, stores)
+    return spec, stores, target_of(spec, stores, releases=releases)
 
 
 def plan_text(spec: ModelSpec, stores: Stores, version: str) -> str:

@@ -226,6 +226,8 @@ class Stages:
         if dry_run:
             from mlops_provider.cli.rollout import plan_text
 
+            if os.environ.get(Environment.SERVER_URL):
+                target_of(spec, stores, releases=True)  # refuses what the target does not offer
             print(plan_text(spec, stores, chosen))
             return
         target = target_of(spec, stores, releases=True)
