@@ -24,6 +24,7 @@ from mlops_provider.get_provider_info import get_provider_info
 INFO = get_provider_info()
 HEAVY = {"mlflow", "sklearn", "evidently", "great_expectations", "pandas", "numpy", "deltalake", "optuna", "pyarrow"}
 ABSTRACT = {
+    "IncidentOperator",
     "MLOpsOperator",
     "ModelStepOperator",
     "PartitionStepOperator",

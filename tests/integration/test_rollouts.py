@@ -28,7 +28,7 @@ from mlops_provider.exceptions import (
     StoreUnavailableError,
 )
 from mlops_provider.operators.deploy import CheckServingOperator, DeployModelOperator, EndRolloutOperator
-from mlops_provider.steps import rollouts
+from mlops_provider.steps import incidents, rollouts
 from mlops_provider.steps.deploy import Waiting, advance, deploy
 from mlops_provider.stores.ledger import Ledger
 from support.in_process import InProcessTarget
@@ -307,6 +307,49 @@ def test_a_teardown_killed_before_the_incident_records_and_tells_it_at_its_retry
     assert (incident["seconds"] is None, incident["replicas"]) == (came_again, [] if came_again else ["a", "b"])
     assert "Version 2 was taken back; generation 5 serves version 1: 100 %" in said
     assert splits(world)[-1] == ({"1": 90, "2": 10} if came_again else {"1": 100})
+
+
+def killed(context: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_try_killed_while_it_tells_of_an_incident_is_made_up_for_by_the_next_one_or_by_the_teardown(
+    world: World, target: InProcessTarget
+) -> None:
+    told: list[str] = []
+    target.seen = {"2": FAILING}
+    dying = operator(world, target)
+    dying.on_incident_callback = killed
+    with pytest.raises(KeyboardInterrupt):
+        dying.execute(context())
+
+    for by in ("another", "deploy", "deploy"):
+        with pytest.raises(AirflowFailException, match="does not return"):
+            operator(world, target, told).execute(context(by))
+        assert len(told) == (by != "another")
+    with pytest.raises(AirflowSkipException):
+        teardown(world, target, told).execute(context())
+
+    [incident] = world.ledger.history(Kind.INCIDENT, MODEL)
+    assert told == [incidents.sentence(world.ledger, incident)]
+    assert "Version 2 was taken back; generation 5 serves version 1: 100 %, on every replica" in told[0]
+    assert [record.payload["incident"] for record in world.ledger.history(Kind.TOLD, MODEL)] == [incident.record_id]
+
+
+def test_a_teardown_killed_while_it_tells_does_so_at_its_retry(world: World, target: InProcessTarget) -> None:
+    told: list[str] = []
+    look(world, target)
+    dying = teardown(world, target)
+    dying.on_incident_callback = killed
+    with pytest.raises(KeyboardInterrupt):
+        dying.execute(context())
+
+    for _ in range(2):
+        with pytest.raises(AirflowSkipException):
+            teardown(world, target, told).execute(context())
+
+    assert len(told) == 1
+    assert "Version 2 was taken back; generation 5 serves version 1: 100 %" in told[0]
 
 
 def test_a_task_that_is_still_moving_when_its_rollout_was_taken_back_moves_no_more(

@@ -22,6 +22,7 @@ RARE = {
     Kind.APPROVAL_REQUEST,
     Kind.APPROVAL,
     Kind.INCIDENT,
+    Kind.TOLD,
     Kind.OVERRIDE,
     Kind.ABORT,
     Kind.DRILL,

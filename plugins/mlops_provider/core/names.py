@@ -40,6 +40,7 @@ class Kind(StrEnum):
     PROMOTION = "promotion"
     ROLLBACK = "rollback"
     INCIDENT = "incident"
+    TOLD = "told"
     OVERRIDE = "override"
     ABORT = "abort"
     DRILL = "drill"

@@ -8,11 +8,11 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from mlops_provider.core import names
-from mlops_provider.exceptions import InconclusiveRolloutError, ServingCheckError
-from mlops_provider.operators.base import Callbacks, ModelStepOperator, tell
+from mlops_provider.exceptions import InconclusiveRolloutError, MLOpsError, ServingCheckError
+from mlops_provider.operators.base import Callbacks, ModelStepOperator, origin_of, tell
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -60,35 +60,67 @@ class TrafficOperator(ModelStepOperator):
         )
 
 
-class ReleaseOperator(TrafficOperator):
+class IncidentOperator(TrafficOperator):
     """
-    A step in which a version may fail, which then is an incident.
+    A step that may take a version back, which is an incident.
 
     :param version: Registered version. (templated)
-    :param deferrable: Wait in the triggerer instead of holding a worker slot.
     :param on_incident_callback: Whom to tell when it was taken back: notifiers, or functions of the context, which
         holds ``mlops`` with ``model``, ``version`` and ``summary``.
     """
 
-    releases = True
     template_fields: Sequence[str] = (*TrafficOperator.template_fields, "version")
 
-    def __init__(
-        self, *, version: str, deferrable: bool = True, on_incident_callback: Callbacks = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, *, version: str, on_incident_callback: Callbacks = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.version = version
-        self.deferrable = deferrable
         self.on_incident_callback = on_incident_callback
 
     def execute(self, context: Context) -> Any:
-        """Run the step; tell of an incident before the task fails."""
+        """Run the step; tell of an incident before the task ends, also if an earlier try of the run was killed then."""
         try:
             return super().execute(context)
         except AirflowFailException as failure:
-            if isinstance(failure.__cause__, ServingCheckError | InconclusiveRolloutError):
-                tell(self, context, self.on_incident_callback, version=self.version, summary=str(failure))
+            failed = isinstance(failure.__cause__, ServingCheckError | InconclusiveRolloutError)
+            self.tell_incidents(context, str(failure) if failed else "")
             raise
+        except AirflowSkipException:
+            self.tell_incidents(context)
+            raise
+
+    def tell_incidents(self, context: Context, summary: str = "") -> None:
+        """Tell of every incident of this run that nobody was told of, and of *summary*, which may be one of them."""
+        if not self.on_incident_callback:
+            return
+        from mlops_provider.steps import incidents
+
+        origin, ledger = origin_of(context), self.stores.ledger
+        try:
+            for incident in incidents.untold(ledger, self.spec.name, origin):
+                said = incidents.sentence(ledger, incident)
+                if summary.startswith(str(incident.payload["reason"])):
+                    said, summary = summary, ""
+                version = str(incident.payload["version"])
+                tell(self, context, self.on_incident_callback, version=version, summary=said)
+                incidents.note_told(ledger, incident, origin)
+        except MLOpsError as away:
+            self.log.warning("Whether people were told of incidents is not known: %s", away)
+        if summary:
+            tell(self, context, self.on_incident_callback, version=self.version, summary=summary)
+
+
+class ReleaseOperator(IncidentOperator):
+    """
+    A step in which a version may fail.
+
+    :param deferrable: Wait in the triggerer instead of holding a worker slot.
+    """
+
+    releases = True
+
+    def __init__(self, *, deferrable: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.deferrable = deferrable
 
     def execute_complete(self, context: Context, event: Any = None) -> Any:
         """Called on resume: look again."""
@@ -144,7 +176,8 @@ class DeployModelOperator(ReleaseOperator):
     :param server_conn_id: Connection of the model server, or of SageMaker. (templated)
     :param deferrable: Wait in the triggerer instead of holding a worker slot.
     :param on_incident_callback: Whom to tell when the version was taken back: notifiers, or functions of the context,
-        which holds ``mlops`` with ``model``, ``version`` and ``summary``. A retry may tell it again.
+        which holds ``mlops`` with ``model``, ``version`` and ``summary``. What a try that was
+        killed meanwhile told may be told again.
     :return: The settled traffic record.
     :raises GuardBreachedError: A guard was breached, and the version was taken back. Not retried.
     :raises InconclusiveRolloutError: No minimum sample came in time, and it was taken back. Not retried.
@@ -163,7 +196,7 @@ class DeployModelOperator(ReleaseOperator):
         return reached.as_json()
 
 
-class EndRolloutOperator(TrafficOperator):
+class EndRolloutOperator(IncidentOperator):
     """
     Take back a rollout, or a drill, whose task ended before it was over; skipped if there is none.
 
@@ -178,12 +211,8 @@ class EndRolloutOperator(TrafficOperator):
     :return: What happened and what serves now, as a sentence.
     """
 
-    template_fields: Sequence[str] = (*TrafficOperator.template_fields, "version")
-
-    def __init__(self, *, version: str = "", on_incident_callback: Callbacks = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.version = version
-        self.on_incident_callback = on_incident_callback
+    def __init__(self, *, version: str = "", **kwargs: Any) -> None:
+        super().__init__(version=version, **kwargs)
 
     def step(self, context: Context, origin: Origin) -> str:
         from mlops_provider.steps import rollouts
@@ -194,7 +223,7 @@ class EndRolloutOperator(TrafficOperator):
         )
         how: Any = {"target": self.target, "patience": self.target.patience}
         summary = rollouts.end(self.spec, self.stores, self.version, reason=reason, origin=origin, **how)
-        tell(self, context, self.on_incident_callback, version=self.version, summary=summary)
+        self.tell_incidents(context, summary)
         return summary
 
 

@@ -15,7 +15,9 @@ from mlops_provider.steps.traffic import Lever, seconds_since
 
 if TYPE_CHECKING:
     from mlops_provider.core.evidence import Record
+    from mlops_provider.core.origin import Origin
     from mlops_provider.core.rollout import Traffic
+    from mlops_provider.stores.ledger import Ledger
     from mlops_provider.stores.suite import Stores
 
 logger = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ def fail(
     incident = _record(stores, lever, {**about, "restored": back.generation, "seconds": seconds, "replicas": replicas})
     if refuse:
         project_rollback(stores, back)
-    return type(failure)(sentence(incident, back))
+    return type(failure)(sentence(stores.ledger, incident))
 
 
 def not_even_loaded(stores: Stores, lever: Lever, version: str, failure: ServingCheckError) -> ServingCheckError:
@@ -98,7 +100,7 @@ def complete_ended(stores: Stores, lever: Lever, version: str, *, patience: floa
             for incident in ledger.history(Kind.INCIDENT, lever.model)
         ):
             return None
-        return sentence(_completed(stores, lever, ended, version, back, patience), back)
+        return sentence(ledger, _completed(stores, lever, ended, version, back, patience))
     return None
 
 
@@ -118,14 +120,33 @@ def _completed(stores: Stores, lever: Lever, decided: Record, version: str, back
     return _record(stores, lever, incident)
 
 
-def sentence(incident: Record, back: Traffic) -> str:
-    """What happened, and what serves now, for a person."""
+def sentence(ledger: Ledger, incident: Record) -> str:
+    """What happened, and what served then, for a person."""
     found = incident.payload
+    back = ledger.find(Kind.TRAFFIC, f"{incident.model}:{found['restored']}")
+    if back is None:
+        return f"{found['reason']} Nothing came back: version {found['version']} had no traffic, or had it alone."
     restored = "" if found["seconds"] is None else f", on every replica {found['seconds']:.1f} s after the decision"
     return (
-        f"{found['reason']} Version {found['version']} was taken back; generation {back.generation} serves "
-        f"{rollout.describe(back.split)}{restored}."
+        f"{found['reason']} Version {found['version']} was taken back; generation {found['restored']} serves "
+        f"{rollout.describe(back.payload['split'])}{restored}."
     )
+
+
+def untold(ledger: Ledger, model: str, origin: Origin) -> list[Record]:
+    """Incidents of *origin*'s run that nobody was told of yet, oldest first: a try may have been killed before."""
+    told = {record.payload["incident"] for record in ledger.history(Kind.TOLD, model)}
+    return [
+        incident
+        for incident in ledger.history(Kind.INCIDENT, model)
+        if origin.same_run(incident.payload["origin"]) and incident.record_id not in told
+    ]
+
+
+def note_told(ledger: Ledger, incident: Record, origin: Origin) -> None:
+    """Record that people were told of an incident, which no later try of the run does again."""
+    about = {"incident": incident.record_id, "version": incident.payload["version"], "origin": origin.key}
+    ledger.append(Kind.TOLD, incident.model, about, key=incident.record_id, actor=origin.actor)
 
 
 def _replicas_back(lever: Lever, back: Traffic, patience: float) -> list[str]:
