@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, T
 from mlops_provider.cli import rollout as cli
 from mlops_provider.cli import run
 from mlops_provider.core.guards import Observed
-from mlops_provider.core.names import Environment, Kind
+from mlops_provider.core.names import Alias, Environment, Kind
 from mlops_provider.core.origin import Origin
 from mlops_provider.core.rollout import Traffic
 from mlops_provider.exceptions import (
@@ -146,6 +146,31 @@ def test_a_task_killed_between_the_decision_and_the_incident_completes_it(
     assert incident["readings"][0]["verdict"] == "breached"
     assert incident["seconds"] > 0
     assert splits(world)[-2:] == [{"1": 90, "2": 10}, {"1": 100}]
+
+
+def test_an_incident_that_is_completed_after_another_rollout_began_names_what_came_back_then(
+    world: World, target: InProcessTarget
+) -> None:
+    look(world, target)
+    target.seen = {"2": FAILING}
+
+    def die(traffic: Traffic) -> None:
+        raise KeyboardInterrupt
+
+    target.when_moved = die
+    with pytest.raises(KeyboardInterrupt):
+        look(world, target)
+    target.when_moved = lambda traffic: None
+    world.record("3", champion="1")
+    target.seen = {"3": FINE}
+    spec = world.spec(rollout={**SLOWLY, "soak_seconds": 0.0})
+    deploy(spec, world.stores, "3", target=target, origin=origin(run="three"))
+    with pytest.raises(RolloutRefusedError, match="errors: 40 of 100"):
+        look(world, target)
+
+    incident = world.ledger.latest(Kind.INCIDENT, MODEL).payload
+    assert (incident["version"], incident["generation"], incident["restored"]) == ("2", 4, 5)
+    assert world.registry.aliases(MODEL)[Alias.CHAMPION] == "3"
 
 
 def test_without_a_minimum_sample_the_split_before_comes_back_and_the_version_may_return(

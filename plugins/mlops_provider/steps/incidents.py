@@ -11,7 +11,7 @@ from mlops_provider.core import rollout
 from mlops_provider.core.names import Alias, Kind, Tag
 from mlops_provider.exceptions import MLOpsError, RolloutRefusedError, ServingCheckError
 from mlops_provider.steps.following import wait_until_served
-from mlops_provider.steps.traffic import Lever, seconds_since
+from mlops_provider.steps.traffic import Lever, champion, seconds_since
 
 if TYPE_CHECKING:
     from mlops_provider.core.evidence import Record
@@ -77,7 +77,8 @@ def complete(stores: Stores, lever: Lever, version: str, *, patience: float) -> 
         ours = about["origin"] == lever.origin.key and version in about["refused"]
         if not ours or stores.ledger.find(Kind.INCIDENT, f"{lever.model}:{about['generation']}"):
             continue
-        back = lever.take_back(about["reason"], version=version)
+        back = _back(stores.ledger, lever.model, version, about["generation"])
+        back = back or lever.take_back(about["reason"], version=version)
         _completed(stores, lever, decided, version, back, patience)
         project_rollback(stores, back)
 
@@ -93,8 +94,7 @@ def complete_ended(stores: Stores, lever: Lever, version: str, *, patience: floa
         if ended.payload["origin"] != lever.origin.key or ended.payload["version"] != version:
             continue
         since = ended.payload["generation"]
-        later = [traffic for traffic in ledger.traffic_history(lever.model) if traffic.generation > since]
-        back = next((traffic for traffic in later if version not in traffic.split), None)
+        back = _back(ledger, lever.model, version, since)
         if back is None or any(
             incident.payload["version"] == version and since <= incident.payload["generation"] < back.generation
             for incident in ledger.history(Kind.INCIDENT, lever.model)
@@ -102,6 +102,12 @@ def complete_ended(stores: Stores, lever: Lever, version: str, *, patience: floa
             return None
         return sentence(ledger, _completed(stores, lever, ended, version, back, patience))
     return None
+
+
+def _back(ledger: Ledger, model: str, version: str, since: int) -> Traffic | None:
+    """What came back when *version* left the split of generation *since*; None if it is still there."""
+    later = (traffic for traffic in ledger.traffic_history(model) if traffic.generation > since)
+    return next((traffic for traffic in later if version not in traffic.split), None)
 
 
 def _completed(stores: Stores, lever: Lever, decided: Record, version: str, back: Traffic, patience: float) -> Record:
@@ -181,7 +187,8 @@ def project_rollback(stores: Stores, traffic: Traffic) -> None:
     decided = stores.ledger.find(Kind.ROLLBACK, f"{traffic.model}:{traffic.generation - 1}")
     reasons = dict.fromkeys(decided.payload["refused"], decided.payload["reason"]) if decided else {}
     try:
-        if serving := rollout.champion(traffic):
+        # That of now: another version may have settled since.
+        if serving := champion(stores.ledger, traffic.model):
             stores.registry.set_alias(traffic.model, Alias.CHAMPION, serving)
         for version, reason in reasons.items():
             stores.registry.tag_version(traffic.model, version, {Tag.ROLLED_BACK: reason})
