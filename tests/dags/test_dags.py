@@ -70,7 +70,7 @@ for file in sys.argv[1:]:
         "tasks": [task.task_id for task in dag.topological_sort()],
         "heavy": sorted({name.split(".")[0] for name in set(sys.modules) - before} & {*heavy, "pyarrow"}),
         "documented": bool(dag.doc_md),
-        "retries": sorted({task.retries for task in dag.tasks}),
+        "retries": {task.task_id: task.retries for task in dag.tasks},
     }))
     break
 """
@@ -106,7 +106,13 @@ def test_tasks_are_named_as_the_field_says(parsed: dict[str, object]) -> None:
 
 
 def test_every_task_is_retried(parsed: dict[str, object]) -> None:
-    assert min(parsed["retries"]) >= 2
+    assert min(parsed["retries"].values()) >= 2  # type: ignore[attr-defined]
+
+
+def test_what_moves_traffic_outlives_minutes_without_a_store(parsed: dict[str, object]) -> None:
+    moving = {"check_serving", "deploy_model", "end_rollout", "drill_rollback"}
+    retries: dict[str, int] = parsed["retries"]  # type: ignore[assignment]
+    assert {retries[task] for task in moving & set(retries)} <= {10}
 
 
 def test_a_dag_file_fits_a_screen(parsed: dict[str, object]) -> None:

@@ -46,7 +46,7 @@ def deploy(model_yaml: str, *, on_incident_callback: Callbacks = None) -> None:
     :param on_incident_callback: Notifiers to call when the version was taken back.
     """
     told = {"version": VERSION, "on_incident_callback": on_incident_callback}
-    check = CheckServingOperator(**resources(model_yaml, Task.CHECK_SERVING), **told)
+    check = CheckServingOperator(**resources(model_yaml, Task.CHECK_SERVING), **told, **PATIENT)
     rollout = DeployModelOperator(**resources(model_yaml, Task.DEPLOY_MODEL), **told, **PATIENT)
     if load_spec(model_yaml).approval.policy != "never":
         ApproveVersionOperator(**resources(model_yaml, Task.APPROVE_VERSION), version=VERSION) >> check
