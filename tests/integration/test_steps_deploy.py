@@ -536,6 +536,26 @@ def test_a_rollback_ends_a_rollout_under_way(world: World, target: InProcessTarg
     assert splits(world)[-1] == {"1": 100}
 
 
+def test_a_rollback_while_a_deployment_finishes_stays_in_the_registry(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed(world, "1", target)
+    set_alias = world.registry.set_alias
+
+    def overtaken(model: str, alias: str, version: str) -> None:
+        if (alias, version) == (Alias.CHAMPION, "2"):
+            rollback(MODEL, world.stores, reason="complaints", target=target, origin=origin(run="r"), patience=2)
+        set_alias(model, alias, version)
+
+    monkeypatch.setattr(world.registry, "set_alias", overtaken)
+    with pytest.raises(RolloutRefusedError, match="complaints"):
+        deployed(world, "2", target, champion="1")
+
+    assert splits(world)[-1] == {"1": 100}
+    assert world.registry.aliases(MODEL)[Alias.CHAMPION] == "1"
+    assert world.ledger.latest(Kind.PROMOTION, MODEL).payload["version"] == "1"
+
+
 def test_a_rollback_works_without_replicas_tables_and_registry(world: World, target: InProcessTarget) -> None:
     deployed(world, "1", target)
     deployed(world, "2", target, champion="1")

@@ -222,7 +222,11 @@ class Release:
             raise NothingToDo(f"Version {self.version} of {self.spec.name!r} already has all traffic.")
 
     def finish(self, traffic: Traffic) -> Traffic:
-        """Verify the settled record, project it into the registry, and note the promotion."""
+        """
+        Verify the settled record, project it into the registry, and note the promotion.
+
+        :raises RolloutRefusedError: It was rolled back meanwhile. Not retried.
+        """
         ledger, model, key = self.stores.ledger, self.spec.name, f"{self.spec.name}:{traffic.generation}"
         promoted = self._promoted(traffic)
         if promoted is not None and promoted.payload["origin"] == self.origin.key:
@@ -235,6 +239,11 @@ class Release:
         self.stores.registry.remove_alias(model, Alias.CHALLENGER, self.version)
         if before is not None:
             self.stores.registry.set_alias(model, Alias.PREVIOUS, before)
+        now = ledger.traffic(model)
+        if now is not None and now.generation != traffic.generation:
+            # Somebody may have rolled it back meanwhile, and shown that before we showed our version.
+            incidents.project_rollback(self.stores, now)
+            refuse_rolled_back(ledger, model, self.version)
         payload = {
             "version": self.version,
             "previous": before,
