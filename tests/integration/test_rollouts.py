@@ -377,6 +377,40 @@ def test_a_teardown_killed_while_it_tells_does_so_at_its_retry(world: World, tar
     assert "Version 2 was taken back; generation 5 serves version 1: 100 %" in told[0]
 
 
+def test_a_rollout_that_was_paused_to_the_last_try_is_told_by_the_teardown(
+    world: World, target: InProcessTarget
+) -> None:
+    told: list[str] = []
+    target.silent = True
+    with pytest.raises(StoreUnavailableError):
+        advance(world.spec(rollout=SLOWLY), world.stores, "2", target=target, origin=origin(run="deploy"), patience=0.0)
+    with pytest.raises(AirflowSkipException):
+        teardown(world, target, told).execute(context("another"))
+    before = told.copy()
+
+    for _ in range(2):
+        try:
+            teardown(world, target, told).execute(context())
+        except AirflowSkipException:
+            continue
+
+    [incident] = [each.payload for each in world.ledger.history(Kind.INCIDENT, MODEL)]
+    assert (before, len(told)) == ([], 1)
+    assert "The model server gave no answer. Version 2 was taken back; generation 4 serves version 1: 100 %" in told[0]
+    assert (incident["generation"], incident["restored"], incident["most"]) == (3, 4, 0)
+
+
+def test_a_rollout_that_was_not_judged_is_told_once_by_its_task(world: World, target: InProcessTarget) -> None:
+    told: list[str] = []
+    with pytest.raises(AirflowFailException, match="was not judged"):
+        operator(world, target, told, soak_seconds=0.0, wait_at_most_seconds=0.0).execute(context())
+    with pytest.raises(AirflowSkipException):
+        teardown(world, target, told).execute(context())
+
+    assert len(told) == 1
+    assert world.ledger.history(Kind.INCIDENT, MODEL) == []
+
+
 def test_a_task_that_is_still_moving_when_its_rollout_was_taken_back_moves_no_more(
     world: World, target: InProcessTarget
 ) -> None:

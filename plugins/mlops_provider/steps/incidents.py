@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_provider.core import rollout
 from mlops_provider.core.names import Alias, Kind, Tag
+from mlops_provider.core.rollout import Traffic
 from mlops_provider.exceptions import MLOpsError, RolloutRefusedError, ServingCheckError
 from mlops_provider.steps.following import wait_until_served
 from mlops_provider.steps.traffic import Lever, champion, seconds_since
@@ -16,11 +17,13 @@ from mlops_provider.steps.traffic import Lever, champion, seconds_since
 if TYPE_CHECKING:
     from mlops_provider.core.evidence import Record
     from mlops_provider.core.origin import Origin
-    from mlops_provider.core.rollout import Traffic
     from mlops_provider.stores.ledger import Ledger
     from mlops_provider.stores.suite import Stores
 
 logger = logging.getLogger(__name__)
+
+PAUSED = "paused: "
+"""What the reason of a record begins with that took a version back because stores or servers were away."""
 
 
 def fail(
@@ -79,13 +82,14 @@ def complete(stores: Stores, lever: Lever, version: str, *, patience: float) -> 
             continue
         back = _back(stores.ledger, lever.model, version, about["generation"])
         back = back or lever.take_back(about["reason"], version=version)
-        _completed(stores, lever, decided, version, back, patience)
+        _completed(stores, lever, decided, version, back, patience=patience)
         project_rollback(stores, back)
 
 
 def complete_ended(stores: Stores, lever: Lever, version: str, *, patience: float) -> str | None:
     """
-    Record the incident of a rollout that an earlier try of this task ended, and was killed before it could.
+    Record the incident of a rollout that an earlier try of this task ended, and was killed before it could; or that a
+    task of this run paused and did not take up again.
 
     :return: What happened, as a sentence; None if nothing is left to record.
     """
@@ -100,8 +104,21 @@ def complete_ended(stores: Stores, lever: Lever, version: str, *, patience: floa
             for incident in ledger.history(Kind.INCIDENT, lever.model)
         ):
             return None
-        return sentence(ledger, _completed(stores, lever, ended, version, back, patience))
-    return None
+        return sentence(ledger, _completed(stores, lever, ended, version, back, patience=patience))
+    return _paused_for_good(stores, lever, version, patience)
+
+
+def _paused_for_good(stores: Stores, lever: Lever, version: str, patience: float) -> str | None:
+    """Record the incident of a rollout that a task of this run paused last, unless that is done."""
+    ledger, model = stores.ledger, lever.model
+    ours = [each for each in ledger.history(Kind.TRAFFIC, model) if lever.origin.same_run(each.payload["origin"])]
+    if not ours or not ours[-1].payload["reason"].startswith(PAUSED):
+        return None
+    back = Traffic.from_json(ours[-1].payload)
+    if ledger.find(Kind.INCIDENT, f"{model}:{back.generation - 1}"):
+        return None
+    about = {"generation": back.generation - 1, "reason": back.reason.removeprefix(PAUSED)}
+    return sentence(ledger, _completed(stores, lever, ours[-1], version, back, patience=patience, about=about))
 
 
 def _back(ledger: Ledger, model: str, version: str, since: int) -> Traffic | None:
@@ -110,10 +127,23 @@ def _back(ledger: Ledger, model: str, version: str, since: int) -> Traffic | Non
     return next((traffic for traffic in later if version not in traffic.split), None)
 
 
-def _completed(stores: Stores, lever: Lever, decided: Record, version: str, back: Traffic, patience: float) -> Record:
-    """Record the incident of what an earlier try *decided*, once the replicas serve what came back."""
+def _completed(
+    stores: Stores,
+    lever: Lever,
+    decided: Record,
+    version: str,
+    back: Traffic,
+    *,
+    patience: float,
+    about: Mapping[str, Any] | None = None,
+) -> Record:
+    """
+    Record the incident of what an earlier try *decided*, once the replicas serve what came back.
+
+    :param about: In which ``generation`` it failed, and the ``reason``; by default the decision says so.
+    """
     replicas = _replicas_back(lever, back, patience)
-    about = decided.payload
+    about = about or decided.payload
     incident = {
         "version": version,
         "generation": about["generation"],

@@ -280,9 +280,11 @@ class Release:
     def pause(self, trouble: Exception) -> str:
         """Put the split before back, if possible, without holding *trouble* against the version; say what serves."""
         # A foreign message may hold values from the data, and the record stays for good.
-        reason = str(trouble) if isinstance(trouble, MLOpsError) else type(trouble).__name__
+        reason = str(trouble) if isinstance(trouble, MLOpsError) else f"{type(trouble).__name__}."
+        # That the guards got no samples is the task's answer; anything else its teardown tells, if no try goes on.
+        what = "inconclusive: " if isinstance(trouble, InconclusiveRolloutError) else incidents.PAUSED
         try:
-            back = self.lever.take_back(f"paused: {reason}", version=self.version, refuse=False)
+            back = self.lever.take_back(f"{what}{reason}", version=self.version, refuse=False)
         except MLOpsError as error:
             logger.warning("Traffic stays as it is: %s", error)
             return str(error)
