@@ -244,6 +244,27 @@ def test_an_override_skips_the_guards_and_is_recorded_but_never_the_gate(world: 
         rollouts.override(spec, world.stores, "3", reason="hurry", target=target, origin=by)
 
 
+@pytest.mark.parametrize("under_way", [False, True])
+def test_an_override_whose_version_is_not_seen_to_be_loaded_leaves_nothing_behind(
+    world: World, target: InProcessTarget, under_way: bool
+) -> None:
+    spec, by = world.spec(rollout=SLOWLY), origin("promote", "by hand")
+    if under_way:
+        target.when_moved = killed
+        with pytest.raises(KeyboardInterrupt):
+            look(world, target)
+        target.when_moved = lambda traffic: None
+    target.silent = True
+
+    with pytest.raises(StoreUnavailableError) as error:
+        rollouts.override(spec, world.stores, "2", reason="hurry", target=target, origin=by, patience=0.0)
+
+    back = "It was taken back, and may be deployed again; generation 4 serves version 1: 100 %."
+    assert (back in str(error.value), splits(world)[-1]) == (
+        (False, {"1": 100, "2": 0}) if under_way else (True, {"1": 100})
+    )
+
+
 def test_the_version_before_is_no_way_around_a_rollout_under_way(world: World, target: InProcessTarget) -> None:
     look(world, target)
     spec, by, before = world.spec(rollout=SLOWLY), origin("promote", "by hand"), splits(world)

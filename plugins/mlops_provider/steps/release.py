@@ -277,7 +277,7 @@ class Release:
             patience=self.patience,
         )
 
-    def pause(self, trouble: Exception) -> str:
+    def pause(self, trouble: BaseException) -> str:
         """Put the split before back, if possible, without holding *trouble* against the version; say what serves."""
         # A foreign message may hold values from the data, and the record stays for good.
         reason = str(trouble) if isinstance(trouble, MLOpsError) else f"{type(trouble).__name__}."

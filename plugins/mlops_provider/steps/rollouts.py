@@ -14,7 +14,14 @@ from mlops_provider.core.guards import Reading
 from mlops_provider.core.names import Kind
 from mlops_provider.core.origin import BY_HAND
 from mlops_provider.core.rollout import Step, Traffic
-from mlops_provider.exceptions import NothingToDo, RolloutRefusedError, ServingCheckError, StoreUnavailableError
+from mlops_provider.exceptions import (
+    ConcurrentWriteError,
+    MLOpsError,
+    NothingToDo,
+    RolloutRefusedError,
+    ServingCheckError,
+    StoreUnavailableError,
+)
 from mlops_provider.steps import incidents
 from mlops_provider.steps.approval import refuse_outdated, refuse_rolled_back, refuse_unapproved
 from mlops_provider.steps.deploy import PATIENCE
@@ -161,6 +168,8 @@ def override(
     :return: The settled record.
     :raises RolloutRefusedError: No rollout is under way, it never passed the gate, or was rolled back. Not retried.
     :raises ServingCheckError: It can't be loaded, or answers differently. Not retried.
+    :raises StoreUnavailableError: It was not seen to be loaded in time; unless a rollout of it was under way, the split
+        before is back. Retried.
     :raises NothingToDo: It has all traffic already.
     """
     chosen = version or _required(stores.ledger, spec.name)
@@ -170,11 +179,22 @@ def override(
         release.skip_if_over(settled)
         return _finished(release, settled)
     first, *_ = release.plan(standing)
-    traffic = release.at(standing, first) or release.enter(standing, first)
+    under_way = release.at(standing, first)
+    traffic = under_way or release.enter(standing, first)
     try:
         release.verified(traffic)
     except ServingCheckError as failure:
         raise release.failed(failure) from failure
+    except ConcurrentWriteError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        if under_way:
+            raise
+        # It would stay loaded without traffic, in the way of every other version.
+        back = release.pause(error)
+        if isinstance(error, MLOpsError):
+            raise type(error)(f"{error} {back}") from error
+        raise
     about = {
         "version": chosen,
         "generation": traffic.generation,
