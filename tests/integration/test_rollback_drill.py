@@ -243,6 +243,10 @@ def test_what_nobody_ends_is_ended_by_the_next_drill_or_deployment(
     assert drilled(world, target, "tuesday")["passed"]
 
     stuck(world, target, "wednesday")
+    would = [rollouts.planned(held, world.stores, "3", target=target, origin=origin(run="dry"))[0].split]
+    with pytest.raises(NothingToDo, match="already has all traffic"):
+        rollouts.planned(held, world.stores, "2", target=target, origin=origin(run="dry"))
+    assert would == [{"2": 100, "3": 0}]
     check_serving(held, world.stores, "3", target=target, origin=origin(run="three"))
     assert newest(world, 2) == [({"1": 100}, False), ({"2": 100, "3": 0}, False)]
 
@@ -263,7 +267,7 @@ def test_a_drill_is_no_rollout_and_its_version_is_not_on_trial(world: World, tar
         with pytest.raises(ConcurrentWriteError, match="is a rollback drill"):
             deploy(spec, stores, version, **how)
         with pytest.raises(ConcurrentWriteError, match="is a rollback drill"):
-            rollouts.planned(spec, stores.ledger, version)
+            rollouts.planned(spec, stores, version, **how)
 
     assert newest(world, 1) == before
     assert champion(stores.ledger, MODEL) == "2"

@@ -611,6 +611,41 @@ def test_ctrl_c_while_the_ledger_is_away_says_that_the_rollout_may_stand(
     assert "may still be under way; to go back: mlops rollout abort late_flights" in said
 
 
+def test_a_dry_run_sees_what_the_run_would(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = world.spec(rollout=SLOWLY)
+    look(world, target)
+    world.record("3", champion="1")
+
+    def planned(version: str) -> list[dict[str, int]]:
+        steps = rollouts.planned(spec, world.stores, version, target=target, origin=origin(run="dry"))
+        return [dict(step.split) for step in steps]
+
+    before = splits(world)
+    for version in ("1", "3"):
+        with pytest.raises(ConcurrentWriteError, match=f"Version {version} of 'late_flights' has to wait"):
+            planned(version)
+    with monkeypatch.context() as later:
+        later.setattr("mlops_provider.steps.traffic.seconds_since", lambda record: 10_000.0)
+        taken_over = planned("3")
+    assert (taken_over, splits(world)) == ([{"1": 100, "3": 0}, {"1": 90, "3": 10}, {"3": 100}], before)
+
+    def settled(traffic: Traffic) -> None:
+        if traffic.settled:
+            raise KeyboardInterrupt
+
+    target.seen, target.when_moved = {"2": FINE}, settled
+    with pytest.raises(KeyboardInterrupt):
+        look(world, target, soak_seconds=0.0)
+    assert planned("2") == []
+    assert "its promotion would be recorded" in cli.plan_text(spec, world.stores, "2", target)
+    target.when_moved = lambda traffic: None
+    look(world, target)
+    with pytest.raises(NothingToDo, match="already has all traffic"):
+        planned("2")
+
+
 def away_for(ledger: Ledger, looks: int) -> Callable[..., Any]:
     """Give a ledger's `latest` that fails so many times."""
     latest, outage = ledger.latest, iter(range(looks))

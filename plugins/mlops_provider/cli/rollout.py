@@ -43,11 +43,10 @@ def promote(arguments: argparse.Namespace) -> int:
         version = arguments.version or rollouts.on_trial(stores.ledger, spec.name)
         if version is None:
             print(f"No rollout of {spec.name} is under way: nothing would be done.")
-        elif arguments.override:
-            rollouts.planned(spec, stores.ledger, version, actor=origin_of("promote_rollout", stage="rollout").actor)
-            print(f"Version {version} of {spec.name} would get 100 % at once, without its guards. Nothing was done.")
-        else:
-            print(plan_text(spec, stores, version))
+            return 0
+        plan = plan_text(spec, stores, version, target)  # refuses whom the run would refuse
+        at_once = f"Version {version} of {spec.name} would get 100 % at once, without its guards. Nothing was done."
+        print(at_once if arguments.override else plan)
         return 0
     origin = origin_of("promote_rollout", stage="rollout")
     how: Any = {"target": target, "patience": target.patience, "origin": origin}
@@ -106,11 +105,14 @@ def opened(model: str, *, releases: bool = False) -> tuple[ModelSpec, Stores, Ta
     return spec, stores, target_of(spec, stores, releases=releases)
 
 
-def plan_text(spec: ModelSpec, stores: Stores, version: str) -> str:
+def plan_text(spec: ModelSpec, stores: Stores, version: str, target: Target) -> str:
     """What a deployment of *version* by this user would do from here, in lines."""
     from mlops_provider.steps import rollouts
 
-    steps = rollouts.planned(spec, stores.ledger, version, actor=origin_of("deploy_model", stage="deploy").actor)
+    origin = origin_of("deploy_model", stage="deploy")
+    steps = rollouts.planned(spec, stores, version, target=target, origin=origin)
+    if not steps:
+        return f"{spec.name} version {version} has all traffic; its promotion would be recorded. Nothing was done."
     head = f"{spec.name} version {version}, {spec.rollout.strategy}, from here:"
     return "\n".join([head, *_steps(steps), *_terms(spec), "Nothing was done."])
 

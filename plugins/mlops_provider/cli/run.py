@@ -226,9 +226,7 @@ class Stages:
         if dry_run:
             from mlops_provider.cli.rollout import plan_text
 
-            if os.environ.get(Environment.SERVER_URL):
-                target_of(spec, stores, releases=True)  # refuses what the target does not offer
-            print(plan_text(spec, stores, chosen))
+            print(plan_text(spec, stores, chosen, target_of(spec, stores, releases=True, needed=False)))
             return
         target = target_of(spec, stores, releases=True)
         how: Any = {"target": target, "patience": target.patience}

@@ -15,17 +15,19 @@ if TYPE_CHECKING:
     from mlops_provider.targets import Target
 
 
-def target_of(spec: ModelSpec, stores: Stores, *, releases: bool = False) -> Target:
+def target_of(spec: ModelSpec, stores: Stores, *, releases: bool = False, needed: bool = True) -> Target:
     """
     Give the target at ``MLOPS_SERVER_URL``.
 
     :param releases: Whether a version will be brought in there.
+    :param needed: Whether it will be asked anything; else the address may be missing.
     """
     from mlops_provider.steps import targets
 
     token = os.environ.get(Environment.SERVER_TOKEN, "")
     how: Any = {"token": token, "releases": releases, "sagemaker": _sagemaker}
-    return targets.target_of(spec, stores, required(Environment.SERVER_URL), **how)
+    address = required(Environment.SERVER_URL) if needed else os.environ.get(Environment.SERVER_URL, "")
+    return targets.target_of(spec, stores, address, **how)
 
 
 def _sagemaker(endpoint: str, aws_conn_id: str) -> SageMakerApi:

@@ -23,7 +23,7 @@ from mlops_provider.exceptions import (
 from mlops_provider.steps import incidents, verification
 from mlops_provider.steps.approval import refuse_aborted, refuse_outdated, refuse_rolled_back, refuse_unapproved
 from mlops_provider.steps.following import NotServedError, StillMovingError, require_replicas, wait_until_served
-from mlops_provider.steps.traffic import ROLLBACK, Lever, Standing, champion, seconds_since
+from mlops_provider.steps.traffic import DRILL, ROLLBACK, Lever, Standing, champion, seconds_since
 from mlops_provider.steps.verification import Sample
 from mlops_provider.steps.watch import watch
 
@@ -75,11 +75,15 @@ class Release:
         return verification.sample(self.stores, self.spec.name, self.spec.feature_columns, self.version)
 
     def standing(self) -> Standing:
-        """Where it has to go on, if it may at all."""
+        """Where it has to go on, if it may at all, once what a killed try left is completed."""
+        incidents.complete(self.stores, self.lever, self.version, patience=self.patience)
+        return self.found()
+
+    def found(self) -> Standing:
+        """Where it has to go on, if it may at all; only looked up."""
         ledger, model, soak = self.stores.ledger, self.spec.name, self.policy.soak
         declared, actor = self.spec.approval, self.origin.actor
         refuse_unapproved(ledger, model, self.version, declared.policy, actor=actor, approvers=declared.approvers)
-        incidents.complete(self.stores, self.lever, self.version, patience=self.patience)
         refuse_rolled_back(ledger, model, self.version)
         refuse_aborted(ledger, model, self.version, self.origin)
         # Between two moves lie at most a wait for replicas, two verifications, a soak, and the wait for samples.
@@ -111,6 +115,10 @@ class Release:
         """The record that gave the version all traffic for good, if that is where it stands."""
         base = standing.base
         return base if base and base.settled and dict(base.split) == {self.version: 100} else None
+
+    def is_over(self, traffic: Traffic) -> bool:
+        """Whether the settled record is promoted, came about by a rollback, or was left for a drill."""
+        return self._promoted(traffic) is not None or self.lever.strategy_of(traffic) in {ROLLBACK, DRILL}
 
     def at(self, standing: Standing, step: Step) -> Traffic | None:
         """The newest record, if it already says what *step* does."""

@@ -23,11 +23,10 @@ from mlops_provider.exceptions import (
     StoreUnavailableError,
 )
 from mlops_provider.steps import incidents
-from mlops_provider.steps.approval import refuse_outdated, refuse_rolled_back, refuse_unapproved
 from mlops_provider.steps.deploy import PATIENCE
 from mlops_provider.steps.following import wait_until_served
 from mlops_provider.steps.release import Release
-from mlops_provider.steps.traffic import ROLLBACK, Lever, champion, drilling, require_no_drill, seconds_since
+from mlops_provider.steps.traffic import ROLLBACK, Lever, drilling, seconds_since
 from mlops_provider.steps.watch import readings
 
 if TYPE_CHECKING:
@@ -99,26 +98,26 @@ def on_trial(ledger: Ledger, model: str) -> str | None:
     return None if drilling(ledger, model) else rollout.on_trial(ledger.traffic_history(model))
 
 
-def planned(spec: ModelSpec, ledger: Ledger, version: str, *, actor: str = "") -> tuple[Step, ...]:
+def planned(spec: ModelSpec, stores: Stores, version: str, *, target: Target, origin: Origin) -> tuple[Step, ...]:
     """
-    What a deployment of *version* would do from here.
+    What a deployment of *version* would do from here; nothing is moved or recorded.
 
-    :param actor: Who would deploy it, whose own approval does not count.
+    :param target: Where it would be deployed; it is not asked.
+    :param origin: Who would deploy it, whose own approval does not count.
+    :return: The steps; none if it has all traffic, and only its promotion is left to be recorded.
     :raises RolloutRefusedError: It would be refused: it never passed the gate, lacks a person's approval, or was rolled
         back. Not retried.
-    :raises ConcurrentWriteError: Another version's rollout is not settled. Retried.
+    :raises ConcurrentWriteError: Another version's rollout is not settled, or a drill is under way. Retried.
     :raises NothingToDo: It has all traffic already.
     """
-    declared = spec.approval
-    refuse_unapproved(ledger, spec.name, version, declared.policy, actor=actor, approvers=declared.approvers)
-    refuse_rolled_back(ledger, spec.name, version)
-    require_no_drill(ledger, spec.name, version)
-    current = ledger.traffic(spec.name)
-    if current is None or version not in current.split:
-        refuse_outdated(ledger, spec.name, version, champion(ledger, spec.name))
-    if current and current.settled and dict(current.split) == {version: 100}:
+    release = Release(spec, stores, version, target, origin, target.patience)
+    standing = release.found()
+    settled = release.settled_at(standing)
+    if settled is None:
+        return release.plan(standing)
+    if release.is_over(settled):
         raise NothingToDo(f"Version {version} of {spec.name!r} already has all traffic.")
-    return rollout.plan(current, version, spec.rollout_policy)
+    return ()
 
 
 def promote(spec: ModelSpec, stores: Stores, *, target: Target, origin: Origin, patience: float = PATIENCE) -> Traffic:
