@@ -248,7 +248,83 @@ def test_what_nobody_ends_is_ended_by_the_next_drill_or_deployment(
         rollouts.planned(held, world.stores, "2", target=target, origin=origin(run="dry"))
     assert would == [{"2": 100, "3": 0}]
     check_serving(held, world.stores, "3", target=target, origin=origin(run="three"))
-    assert newest(world, 2) == [({"1": 100}, False), ({"2": 100, "3": 0}, False)]
+    assert newest(world, 3) == [({"1": 100}, False), ({"2": 100}, True), ({"2": 100, "3": 0}, False)]
+
+
+def test_what_nobody_ends_is_ended_by_a_deployment_of_the_champion(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck(world, target)
+    monkeypatch.setattr("mlops_provider.steps.traffic.seconds_since", lambda record: 10_000.0)
+
+    with pytest.raises(NothingToDo, match="already has all traffic"):
+        check_serving(world.spec(), world.stores, "2", target=target, origin=origin(run="again"), patience=2)
+
+    assert newest(world, 2) == [({"1": 100}, False), ({"2": 100}, True)]
+
+
+@pytest.mark.parametrize("reached", [False, True])
+def test_a_drill_is_ended_as_soon_as_the_ledger_is_there_again(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch, reached: bool
+) -> None:
+    """Whether or not the write that seemed to fail came through."""
+    propose, left = world.ledger.propose_traffic, [1, 2]
+
+    def away(*args: Any, settled: bool, **kwargs: Any) -> Traffic:
+        if settled and left:
+            left.pop()
+            if reached:
+                propose(*args, settled=settled, **kwargs)
+                left.clear()
+            raise StoreUnavailableError("The ledger is away.")
+        return propose(*args, settled=settled, **kwargs)
+
+    monkeypatch.setattr(world.ledger, "propose_traffic", away)
+
+    assert drilled(world, target)["passed"]
+    assert left == []
+    assert newest(world, 2) == [({"1": 100}, False), ({"2": 100}, True)]
+
+
+def test_a_drill_that_cannot_be_ended_names_the_command_that_ends_it(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    propose = world.ledger.propose_traffic
+
+    def away(*args: Any, settled: bool, **kwargs: Any) -> Traffic:
+        if settled:
+            raise StoreUnavailableError("The ledger is away.")
+        return propose(*args, settled=settled, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.ledger, "propose_traffic", away)
+        with pytest.raises(StoreUnavailableError, match=r"could not be ended.*away\. .* mlops rollout abort late_fl"):
+            drilled(world, target, patience=0.1)
+    back = abort(world.spec(), world.stores, reason="away", target=target, origin=origin(run="abort"))
+
+    assert back.split == {"2": 100}
+
+
+def test_an_aborted_drill_whose_end_was_not_seen_is_waited_for_by_the_next_abort(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def aborted(patience: float) -> Traffic:
+        by = origin("abort", "by hand")
+        return abort(world.spec(), world.stores, reason="stuck", target=target, origin=by, patience=patience)
+
+    stuck(world, target)
+    behind = target.observe()
+    with monkeypatch.context() as patch:
+        patch.setattr(target, "observe", lambda: behind)
+        with pytest.raises(StoreUnavailableError, match="mlops rollout abort late_flights"):
+            aborted(0.1)
+    recorded = world.ledger.traffic(MODEL)
+
+    assert aborted(2.0) == recorded
+    with pytest.raises(RolloutRefusedError, match="No rollout of 'late_flights' is under way"):
+        aborted(2.0)
+    back = rollback(MODEL, world.stores, reason="in earnest", target=target, origin=origin(run="r"), patience=2)
+    assert back.split == {"1": 100}
 
 
 def test_a_drill_is_no_rollout_and_its_version_is_not_on_trial(world: World, target: InProcessTarget) -> None:

@@ -16,9 +16,9 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from mlops_provider.core.evidence import following
 from mlops_provider.core.guards import Observed
-from mlops_provider.core.names import Kind, Table
+from mlops_provider.core.names import Alias, Kind, Table
 from mlops_provider.core.rollout import Traffic
-from mlops_provider.exceptions import ConfigurationError, ServingCheckError, StoreUnavailableError
+from mlops_provider.exceptions import ConfigurationError, NothingToDo, ServingCheckError, StoreUnavailableError
 from mlops_provider.hooks import aws as hooks
 from mlops_provider.operators.deploy import (
     CheckServingOperator,
@@ -28,9 +28,12 @@ from mlops_provider.operators.deploy import (
 )
 from mlops_provider.spec import ModelSpec
 from mlops_provider.steps import rollouts
-from mlops_provider.steps.deploy import check_serving, deploy
+from mlops_provider.steps.approval import rolled_back
+from mlops_provider.steps.deploy import Waiting, advance, check_serving, deploy
+from mlops_provider.steps.drill import drill
 from mlops_provider.steps.rollback import rollback
 from mlops_provider.steps.targets import target_of
+from mlops_provider.steps.traffic import DRILL, Lever, Standing
 from mlops_provider.stores import predictions
 from mlops_provider.targets.sagemaker import SageMaker as Target
 from support.aws import Aws
@@ -207,6 +210,90 @@ def test_an_abort_waits_for_the_old_weights_and_again_if_they_were_not_seen(clou
     assert len(cloud.world.ledger.history(Kind.ABORT, MODEL)) == 1
 
 
+def only_looks(target: Target) -> Target:
+    """Whatever was begun comes to its end; nobody makes another move."""
+    for _ in range(30):
+        target.look()
+    return target
+
+
+@pytest.mark.parametrize("pressed", [False, True])
+def test_a_drill_that_was_interrupted_while_weights_change_is_over_when_they_are_back(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, pressed: bool
+) -> None:
+    """Killed, and ended by its retry; or by Ctrl-C."""
+    target, by = cloud.serving_one(), origin("drill_rollback", "monday")
+    cloud.deploy("2", target)
+    cloud.service.looks = 4
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    if pressed:
+        monkeypatch.setattr("mlops_provider.steps.drill.wait_until_served", interrupted)
+    else:
+        settled = cloud.world.ledger.traffic(MODEL)
+        assert settled is not None
+        lever = Lever(cloud.world.ledger, target, DRILL, by)
+        lever.move(Standing(settled.generation, settled), {"1": 100}, settled=False, reason="drill")
+    with pytest.raises(KeyboardInterrupt if pressed else NothingToDo):
+        drill(cloud.spec(), cloud.world.stores, target=target, origin=by, patience=20)
+
+    only_looks(target)
+    assert (cloud.status, cloud.weights) == ("InService", {"v1": 0.0, "v2": 100.0})
+
+
+def test_a_take_back_that_sagemaker_refused_is_completed_by_the_teardown(cloud: Cloud) -> None:
+    target, run = cloud.serving_one(), "deploy"
+    canary = {**DECLARED["rollout"], "steps": [50, 100], "soak_seconds": 600.0}
+    spec = cloud.spec(rollout=canary)
+    waiting = advance(spec, cloud.world.stores, "2", target=target, origin=origin(run=run), patience=20)
+    half = (type(waiting), cloud.weights)
+    cloud.service.denied = {"DescribeEndpoint", "UpdateEndpointWeightsAndCapacities"}
+    with pytest.raises(ConfigurationError, match="needs the right to sagemaker:DescribeEndpoint"):
+        advance(spec, cloud.world.stores, "2", target=target, origin=origin(run=run), patience=20)
+    refused = (dict(cloud.world.ledger.traffic(MODEL).split), cloud.weights)
+
+    def end() -> str:
+        by = origin("end_rollout", run)
+        return rollouts.end(spec, cloud.world.stores, "2", reason="over", target=target, origin=by, patience=20)
+
+    with pytest.raises(StoreUnavailableError, match=r"generation 4 \(version 1: 100 %\) is recorded, but .* right to"):
+        end()
+    cloud.service.denied = set()
+    with pytest.raises(NothingToDo, match="generation 4 is version 1: 100 %"):
+        end()
+
+    only_looks(target)
+    assert half == (Waiting, {"v1": 50.0, "v2": 50.0})
+    assert refused == ({"1": 100}, half[1])
+    assert (cloud.weights["v1"], cloud.weights.get("v2", 0.0)) == (100.0, 0.0)
+
+
+@pytest.mark.parametrize("said_again", ["rollback", "deploy"])
+def test_an_endpoint_that_served_and_failed_is_made_anew_once_it_is_deleted(cloud: Cloud, said_again: str) -> None:
+    target, stores = cloud.serving_one(), cloud.world.stores
+    cloud.deploy("2", target)
+    endpoint = cloud.service.endpoints[ENDPOINT]
+    endpoint.status, endpoint.reason = "Failed", "The machines are gone."
+
+    with pytest.raises(StoreUnavailableError, match=r"is recorded, but .*machines are gone\. Delete it .* mlops rollb"):
+        cloud.rollback(target)
+    projected = stores.registry.aliases(MODEL)[Alias.CHAMPION]
+    target.api.delete()
+    how: Any = {"target": target, "origin": origin("again", "again"), "patience": 20}
+    if said_again == "rollback":
+        assert rollback(MODEL, stores, reason="drill", **how).split == {"1": 100}
+    else:
+        with pytest.raises(NothingToDo, match="Version 1 of 'late_flights' already has all traffic"):
+            check_serving(cloud.spec(), stores, "1", **how)
+
+    assert projected == "1"
+    assert rolled_back(stores.ledger, MODEL) == {"2"}
+    assert cloud.weights == {"v1": 100.0}
+    assert only_looks(target).predict(ROWS).version == "1"
+
+
 def test_another_machine_is_for_versions_that_come_then(cloud: Cloud) -> None:
     cloud.serving_one()
     target = cloud.target(instance_type="ml.c5.large", instances=2)
@@ -235,7 +322,7 @@ def test_predictions_are_logged_once_on_s3(cloud: Cloud, monkeypatch: pytest.Mon
     target, world = cloud.serving_one(), cloud.world
     spool = f"{target.place.spool}/{MODEL}"
     target.predict(ROWS)
-    target.remove()
+    target.api.delete()
     wait_until(lambda: cloud.service.aws.s3().sizes(spool) != {}, "segments on S3", 20)
 
     uri = world.tables.uri(MODEL, Table.PREDICTION_LOG)
@@ -399,7 +486,8 @@ def test_two_may_sweep_at_once(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(control, "delete_model", late)
 
-    target.remove()
+    target.api.delete()
+    target.machines.sweep()
 
     assert any(name.startswith(f"{ENDPOINT}-v1-") for name in deleted)
     assert other.list_models(NameContains=f"{ENDPOINT}-v")["Models"] == []

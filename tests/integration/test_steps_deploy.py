@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,11 +10,13 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pandas as pd
 import pytest
 
+from mlops_provider.cli import rollback as cli
 from mlops_provider.core.evidence import Record
 from mlops_provider.core.names import Alias, Kind, Tag
 from mlops_provider.core.rollout import Traffic
@@ -26,6 +29,7 @@ from mlops_provider.exceptions import (
     SourceError,
     StoreUnavailableError,
 )
+from mlops_provider.steps.approval import rolled_back
 from mlops_provider.steps.deploy import check_serving, deploy
 from mlops_provider.steps.rollback import rollback
 from mlops_provider.stores.replicas import Replica
@@ -495,6 +499,136 @@ def test_a_retried_rollback_does_not_go_further_back(world: World, target: InPro
 
     assert again.split == {"2": 100}
     assert splits(world)[-2:] == [{"3": 100}, {"2": 100}]
+
+
+def third_of_three(world: World, target: InProcessTarget) -> None:
+    for version, before in (("1", None), ("2", "1"), ("3", "2")):
+        deployed(world, version, target, champion=before)
+
+
+def back(
+    world: World, target: InProcessTarget, run: str, *, version: str | None = None, patience: float = 2.0
+) -> Traffic:
+    by = origin("rollback_model", run)
+    return rollback(MODEL, world.stores, reason="bad", target=target, origin=by, version=version, patience=patience)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_rollback_that_nobody_saw_served_is_confirmed_by_the_next_one_unless_it_is_refused(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    third_of_three(world, target)
+    behind = target.observe()
+    with monkeypatch.context() as patch:
+        patch.setattr(target, "observe", lambda: behind)
+        with pytest.raises(StoreUnavailableError, match=r"is recorded, but .*: mlops rollback --reason .* --version 2"):
+            back(world, target, "r1", patience=0.1)
+    assert world.registry.aliases(MODEL)[Alias.CHAMPION] == "2"
+    target.refusing = {"2"} if refused else set()
+
+    again = back(world, target, "r2")
+
+    assert again.split == ({"1": 100} if refused else {"2": 100})
+    assert rolled_back(world.ledger, MODEL) == ({"2", "3"} if refused else {"3"})
+    if not refused:
+        assert back(world, target, "r3").split == {"1": 100}
+
+
+def test_a_rollback_that_was_killed_before_it_moved_leaves_nothing_more_once_another_has_moved(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    third_of_three(world, target)
+
+    def die(*args: Any, **kwargs: Any) -> Traffic:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.ledger, "propose_traffic", die)
+        with pytest.raises(KeyboardInterrupt):
+            back(world, target, "a")
+    other = back(world, target, "b")
+    retried = back(world, target, "a")
+
+    assert retried == other
+    assert (retried.split, rolled_back(world.ledger, MODEL)) == ({"2": 100}, {"3"})
+
+
+def test_a_rollback_to_a_version_that_refuses_rows_stands_and_the_next_one_goes_further(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    third_of_three(world, target)
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise ServingCheckError("A column is missing.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, "predict", refuse)
+        with pytest.raises(ServingCheckError, match=r"stands: .* \(version 2: 100 %\).*A column is missing.*further"):
+            back(world, target, "r1")
+
+    assert world.registry.aliases(MODEL)[Alias.CHAMPION] == "2"
+    assert back(world, target, "r2").split == {"1": 100}
+
+
+def test_two_who_name_the_bad_version_go_back_once(world: World, target: InProcessTarget) -> None:
+    third_of_three(world, target)
+    with pytest.raises(NothingToDo, match=r"Version 9 .* is not in generation \d+ \(version 3: 100 %\)"):
+        back(world, target, "r0", version="9")
+
+    first, second = back(world, target, "r1", version="3"), back(world, target, "r2", version="3")
+
+    assert first == second
+    assert first.split == {"2": 100}
+    assert rolled_back(world.ledger, MODEL) == {"3"}
+
+
+def test_a_champion_that_is_named_goes_and_what_was_to_follow_it_may_come_again(
+    world: World, target: InProcessTarget
+) -> None:
+    deployed(world, "1", target)
+    deployed(world, "2", target, champion="1")
+    world.record("3", champion="2")
+
+    def at_ten(traffic: Traffic) -> None:
+        if traffic.split.get("3") == 10:
+            target.when_moved = lambda traffic: None
+            back(world, target, "r", version="2")
+
+    target.when_moved = at_ten
+    with pytest.raises(RolloutRefusedError, match="rollout of version 3 .* was aborted by ada"):
+        deploy(world.spec(), world.stores, "3", target=target, origin=origin(run="three"))
+
+    assert splits(world)[-1] == {"1": 100}
+    assert rolled_back(world.ledger, MODEL) == {"2"}
+
+
+def test_a_rollback_holds_nothing_against_a_version_without_a_share_and_says_what_was_left(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deployed(world, "1", target)
+    world.record("2", champion="1")
+    check_serving(world.spec(), world.stores, "2", target=target, origin=origin(run="two"))
+    loaded = splits(world)[-1]
+    monkeypatch.setattr(cli, "use_home", lambda: None)
+    monkeypatch.setattr(cli, "load_spec", lambda path: world.spec())
+    monkeypatch.setattr(cli, "target_of", lambda spec, stores: target)
+    monkeypatch.setattr("mlops_provider.stores.suite.Stores.from_environment", lambda: world.stores)
+
+    def said(version: str | None = None) -> str:
+        cli.main(argparse.Namespace(model="", reason="complaints", version=version))
+        return capsys.readouterr().out
+
+    unjudged = said()
+
+    assert (loaded, splits(world)[-1]) == ({"1": 100, "2": 0}, {"1": 100})
+    assert "Version 2 had no share: its rollout ended, and it may be deployed again; to leave version 1" in unjudged
+    assert rolled_back(world.ledger, MODEL) == set()
+    with pytest.raises(RolloutRefusedError, match="was aborted"):
+        deploy(world.spec(), world.stores, "2", target=target, origin=origin(run="two"))
+    settled = deploy(world.spec(), world.stores, "2", target=target, origin=origin(run="again"))
+    assert settled.split == {"2": 100}
+    assert "Version 2 does not return." in said()
+    assert "so nothing was moved now; to leave version 1 as well: mlops rollback --version 1" in said("2")
 
 
 def test_two_rollbacks_at_once_are_one(world: World, target: InProcessTarget) -> None:

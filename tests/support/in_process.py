@@ -64,6 +64,3 @@ class InProcessTarget:
 
     def observed(self, traffic: Traffic) -> dict[str, Observed]:
         return dict(self.seen)
-
-    def remove(self) -> None:
-        """Nothing is held."""

@@ -83,7 +83,7 @@ class SageMaker:
     :ivar stuck: What is begun never ends.
     :ivar throttled: Calls that are turned away from now on.
     :ivar denied: Actions that are not allowed.
-    :ivar limited: Quota that the next endpoint or update exceeds; empty for none.
+    :ivar limited: Quota that a new endpoint or an update exceeds from now on; empty for none.
     :ivar before_start: Called with the address of an archive before a container is given it.
     :ivar calls: Actions that changed something, in their order.
     """
@@ -241,8 +241,8 @@ class SageMaker:
 
     def _limit(self) -> None:
         if self.limited:
-            limited, self.limited = self.limited, ""
-            raise RefusedError("ResourceLimitExceeded", f"The account-level service limit '{limited}' is 0 Instances.")
+            limit = f"The account-level service limit '{self.limited}' is 0 Instances."
+            raise RefusedError("ResourceLimitExceeded", limit)
 
     def _idle(self, name: str) -> Endpoint:
         found = self._endpoint(name)

@@ -204,7 +204,11 @@ COMMANDS: tuple[Command | Group, ...] = (
         "rollback",
         "move traffic back to the last settled version",
         "rollback:main",
-        (MODEL, option("--reason", "why, for the ledger", required=True)),
+        (
+            MODEL,
+            option("--reason", "why, for the ledger", required=True),
+            option("--version", "version to leave; nothing happens if it has left already (default: the newest)"),
+        ),
     ),
     Group(
         "rollout",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from mlops_provider.cli.home import use_home
 from mlops_provider.cli.run import origin_of
@@ -10,6 +11,11 @@ from mlops_provider.cli.target import target_of
 from mlops_provider.core import rollout
 from mlops_provider.core.names import Kind
 from mlops_provider.spec import load_spec
+
+if TYPE_CHECKING:
+    from mlops_provider.core.origin import Origin
+    from mlops_provider.core.rollout import Traffic
+    from mlops_provider.stores.ledger import Ledger
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -19,13 +25,14 @@ def main(arguments: argparse.Namespace) -> int:
 
     use_home()
     spec, stores = load_spec(arguments.model), Stores.from_environment()
-    target = target_of(spec, stores)
+    target, origin = target_of(spec, stores), origin_of("rollback_model", stage="rollback")
     traffic = rollback(
         spec.name,
         stores,
         reason=arguments.reason,
         target=target,
-        origin=origin_of("rollback_model", stage="rollback"),
+        origin=origin,
+        version=arguments.version,
         patience=target.patience,
     )
     seen = stores.ledger.latest(Kind.SERVING_CHECK, spec.name)
@@ -33,4 +40,24 @@ def main(arguments: argparse.Namespace) -> int:
         replicas = len(seen.payload["replicas"])
         print(f"Every replica ({replicas}) serves it {seen.payload['seconds']:.1f} s after the rollback began.")
     print(f"{spec.name} is back at {rollout.describe(traffic.split)} (generation {traffic.generation}).")
+    print(_left(stores.ledger, traffic, origin))
     return 0
+
+
+def _left(ledger: Ledger, traffic: Traffic, origin: Origin) -> str:
+    """Say what became of the versions that were left, or that they had left before."""
+    model, serving = traffic.model, rollout.champion(traffic)
+    moved = ledger.find(Kind.TRAFFIC, f"{model}:{traffic.generation}")
+    further = f"to leave version {serving} as well: mlops rollback --version {serving} --reason '…'"
+    if moved is None or moved.payload["origin"] != origin.key:
+        return f"It was brought back before ({traffic.reason}), so nothing was moved now; {further}."
+    decided = ledger.find(Kind.ROLLBACK, f"{model}:{traffic.generation - 1}")
+    if decided is None:
+        return f"That ended a rollback drill; {further}."
+    refused, left = decided.payload["refused"], set(decided.payload["from"]) - set(traffic.split)
+    said = [f"Version {version} does not return." for version in refused]
+    said += [
+        f"Version {version} had no share: its rollout ended, and it may be deployed again; {further}."
+        for version in sorted(left - set(refused))
+    ]
+    return " ".join(said)

@@ -156,7 +156,9 @@ def _next_split(split: Mapping[str, int], candidate: str, share: int) -> dict[st
     return {**scaled, candidate: share}
 
 
-def rollback_split(history: Sequence[Traffic], refused: Collection[str]) -> dict[str, int]:
+def rollback_split(
+    history: Sequence[Traffic], refused: Collection[str], *, leaving: Collection[str] = ()
+) -> dict[str, int]:
     """
     Return the split to go back to: the newest settled one that has none of the versions being left or refused.
 
@@ -165,22 +167,24 @@ def rollback_split(history: Sequence[Traffic], refused: Collection[str]) -> dict
 
     :param history: Every traffic record of the model, oldest first.
     :param refused: Versions that were rolled back before and must not return.
+    :param leaving: Versions to leave in any case.
     :raises RolloutRefusedError: There is no such split. Not retried.
     """
     if not history:
         raise RolloutRefusedError("Nothing to roll back: no version of this model ever had traffic.")
     current, earlier = history[-1], [record for record in history[:-1] if record.settled]
-    leaving = _serving(current.split)
+    left = _serving(current.split)
     if not current.settled and earlier:
-        leaving -= _serving(earlier[-1].split)
+        left -= _serving(earlier[-1].split)
+    left |= set(leaving)
     for record in reversed(earlier):
         versions = _serving(record.split)
-        if not versions & (leaving | set(refused)):
+        if not versions & (left | set(refused)):
             return {version: record.split[version] for version in sorted(versions, key=_age)}
     seen = set().union(*(_serving(record.split) for record in earlier))
     raise RolloutRefusedError(
         f"Nothing to roll back to for {current.model!r}: generation {current.generation} ({describe(current.split)}) "
-        f"keeps its traffic. {_why_not(seen, leaving, set(refused))} Train or deploy another version."
+        f"keeps its traffic. {_why_not(seen, left, set(refused))} Train or deploy another version."
     )
 
 

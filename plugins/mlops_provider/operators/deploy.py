@@ -233,16 +233,19 @@ class RollbackModelOperator(TrafficOperator):
 
     :param model_yaml: Path of the use case's ``model.yaml``. (templated)
     :param reason: Why, for the record. (templated)
+    :param version: Version to leave, so that two who react to one alert go back once; empty for whatever came last.
+        Skipped if it has left already. (templated)
     :param server_conn_id: Connection of the model server, or of SageMaker. (templated)
-    :return: The new traffic record.
+    :return: The new traffic record; or that of a rollback before, if nobody saw it served until now.
     :raises RolloutRefusedError: There is no earlier settled version to go back to. Not retried.
     """
 
-    template_fields: Sequence[str] = (*TrafficOperator.template_fields, "reason")
+    template_fields: Sequence[str] = (*TrafficOperator.template_fields, "reason", "version")
 
-    def __init__(self, *, reason: str, **kwargs: Any) -> None:
+    def __init__(self, *, reason: str, version: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.reason = reason
+        self.version = version
 
     def step(self, context: Context, origin: Origin) -> dict[str, Any]:
         # What it needs once traffic has moved: a worker that lacks it says so before.
@@ -250,7 +253,8 @@ class RollbackModelOperator(TrafficOperator):
         from mlops_provider.steps.rollback import rollback
 
         how: Any = {"target": self.target, "patience": self.target.patience}
-        return rollback(self.spec.name, self.stores, reason=self.reason, origin=origin, **how).as_json()
+        which: Any = {"reason": self.reason, "version": self.version or None}
+        return rollback(self.spec.name, self.stores, origin=origin, **which, **how).as_json()
 
 
 class DrillRollbackOperator(TrafficOperator):

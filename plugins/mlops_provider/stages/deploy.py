@@ -61,13 +61,24 @@ def rollback_params() -> dict[str, Param]:
             minLength=3,
             title="Reason",
             description="Why the serving version has to go; it is recorded in the ledger.",
-        )
+        ),
+        "version": Param(
+            None,
+            type=["null", "string"],
+            pattern=r"^[1-9]\d*$",
+            title="Version",
+            description="Version that has to go, such as 3; nothing happens if it has gone already. Empty: the newest.",
+        ),
     }
 
 
 def rollback(model_yaml: str) -> None:
     """Give the traffic back to the last settled version."""
-    RollbackModelOperator(**resources(model_yaml, Task.ROLLBACK_MODEL), reason="{{ params.reason }}")
+    RollbackModelOperator(
+        **resources(model_yaml, Task.ROLLBACK_MODEL),
+        reason="{{ params.reason }}",
+        version="{{ params.get('version') or '' }}",
+    )
 
 
 def drill(model_yaml: str) -> None:

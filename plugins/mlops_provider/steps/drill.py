@@ -17,11 +17,12 @@ from mlops_provider.exceptions import (
     PermanentError,
     RolloutRefusedError,
     ServingCheckError,
+    StoreUnavailableError,
 )
 from mlops_provider.steps import verification
 from mlops_provider.steps.approval import rolled_back
-from mlops_provider.steps.following import require_replicas, wait_until_served
-from mlops_provider.steps.traffic import DRILL, ROLLBACK, Lever, Standing, drilling
+from mlops_provider.steps.following import PAUSE_SECONDS, require_replicas, wait_until_served
+from mlops_provider.steps.traffic import DRILL, ROLLBACK, Lever, Standing, abort_command, drilling
 from mlops_provider.steps.verification import Sample
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def drill(spec: ModelSpec, stores: Stores, *, target: Target, origin: Origin, pa
 
     The old split never settles, so the champion, and what drift is compared with, stay; nothing is held against a
     version. Whatever ends it, Ctrl-C included, the traffic is brought back first; what was killed in between is ended
-    by a retry, or by :func:`mlops_provider.steps.rollouts.end`.
+    by a retry, which waits until that is served, or by :func:`mlops_provider.steps.rollouts.end`.
 
     :param patience: Longest wait for the replicas each way, in seconds.
     :return: The ledger's record, with the seconds each way took.
@@ -60,7 +61,7 @@ def drill(spec: ModelSpec, stores: Stores, *, target: Target, origin: Origin, pa
 
 def _drilled(spec: ModelSpec, stores: Stores, lever: Lever, patience: float) -> Record:
     ledger, model = stores.ledger, spec.name
-    settled, split = _ways(lever)
+    settled, split = _ways(lever, patience)
     about: dict[str, Any] = {
         "generation": None,
         "from": dict(settled.split),
@@ -82,14 +83,14 @@ def _drilled(spec: ModelSpec, stores: Stores, lever: Lever, patience: float) -> 
     return ledger.append(Kind.DRILL, model, about, key=lever.origin.key, actor=lever.origin.actor)
 
 
-def _ways(lever: Lever) -> tuple[Traffic, Mapping[str, int]]:
+def _ways(lever: Lever, patience: float) -> tuple[Traffic, Mapping[str, int]]:
     """Give what serves now and what a rollback would bring, once what interrupted drills left is back."""
     ledger, model = lever.ledger, lever.model
     lever.end_drill()
     if (moved := lever.moved_before()) is not None:
+        lever.see(moved, again=abort_command(model), patience=patience)
         raise NothingToDo(f"The drill was interrupted; generation {moved.generation} of {model!r} serves as before.")
-    if lever.drill_abandoned():
-        lever.end_drill("drill: nobody ended it", of_any_run=True)
+    lever.end_abandoned_drill()
     if drilling(ledger, model):
         raise NothingToDo(f"No drill now: another drill of {model!r} is under way.")
     history = ledger.traffic_history(model)
@@ -106,6 +107,35 @@ def _ways(lever: Lever) -> tuple[Traffic, Mapping[str, int]]:
         return newest, rollout.rollback_split(history, rolled_back(ledger, model))
     except RolloutRefusedError as nowhere:
         raise NothingToDo(f"No drill now. {nowhere}") from nowhere
+
+
+def _ended(lever: Lever, patience: float) -> Traffic | None:
+    """
+    Give the traffic back, and insist on it while a store is away: nobody else may be there to do it.
+
+    :param patience: Longest time, in seconds, over which it is tried again.
+    :return: The settled record; None if somebody else moved the traffic.
+    :raises StoreUnavailableError: Callers may still have the version before. Retried.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return lever.end_drill() or _given_back(lever)
+        except StoreUnavailableError as away:
+            if time.monotonic() > deadline:
+                raise StoreUnavailableError(
+                    f"The rollback drill of {lever.model!r} could not be ended, so callers may keep the version "
+                    f"before: {away} Once it is there again: {abort_command(lever.model)}."
+                ) from away
+            logger.warning("The drill can't be ended yet: %s", away)
+        time.sleep(PAUSE_SECONDS)
+
+
+def _given_back(lever: Lever) -> Traffic | None:
+    """What this drill brought back, if a write that seemed to fail did not."""
+    current = lever.ledger.traffic(lever.model)
+    ours = current is not None and current.settled and lever.origin_of(current) == lever.origin.key
+    return current if ours else None
 
 
 def _there_and_back(
@@ -125,8 +155,13 @@ def _there_and_back(
     except BaseException as error:  # noqa: BLE001 - whatever it was: callers must not keep the version before
         trouble = error
     started = time.monotonic()
-    back = lever.end_drill()
+    back = _ended(lever, patience)
     if trouble is not None:
+        if back is not None and isinstance(trouble, KeyboardInterrupt):
+            again = abort_command(lever.model)
+            serving = f"generation {back.generation} ({rollout.describe(back.split)}) is served"
+            logger.warning("Interrupted: waiting until %s. Ctrl-C again leaves; to go on waiting: %s", serving, again)
+            lever.see(back, again=again, patience=patience)
         if back is None or not isinstance(trouble, Exception):
             raise trouble
         reasons.append(str(trouble) if isinstance(trouble, MLOpsError) else type(trouble).__name__)

@@ -77,6 +77,7 @@ class Release:
     def standing(self) -> Standing:
         """Where it has to go on, if it may at all, once what a killed try left is completed."""
         incidents.complete(self.stores, self.lever, self.version, patience=self.patience)
+        self.lever.end_abandoned_drill()
         return self.found()
 
     def found(self) -> Standing:
@@ -219,7 +220,7 @@ class Release:
         return seconds_since(record) if record else 0.0
 
     def skip_if_over(self, traffic: Traffic) -> None:
-        """Raise NothingToDo if the settled record is promoted, or came about by a rollback."""
+        """Raise NothingToDo if the settled record is promoted, or came about by a rollback; once it is served."""
         self._skip_if(self._promoted(traffic) is not None, traffic)
 
     def _promoted(self, traffic: Traffic) -> Record | None:
@@ -227,6 +228,9 @@ class Release:
 
     def _skip_if(self, promoted: bool, traffic: Traffic) -> None:
         if promoted or self.lever.strategy_of(traffic) == ROLLBACK:
+            # A target that is moved by looks, such as an endpoint that somebody deleted, may not be there yet.
+            if self.target.observe():
+                wait_until_served(self.target, traffic, patience=self.patience)
             raise NothingToDo(f"Version {self.version} of {self.spec.name!r} already has all traffic.")
 
     def finish(self, traffic: Traffic) -> Traffic:

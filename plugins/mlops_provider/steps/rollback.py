@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlops_provider.core import rollout
-from mlops_provider.core.names import Kind
-from mlops_provider.exceptions import MLOpsError
-from mlops_provider.steps.following import wait_until_served
+from mlops_provider.exceptions import MLOpsError, NothingToDo, ServingCheckError, StoreUnavailableError
 from mlops_provider.steps.incidents import project_rollback
 from mlops_provider.steps.traffic import ROLLBACK, Lever
 
@@ -23,48 +21,83 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+AGAIN = "mlops rollback --reason '…'"
+"""What a person says to wait for a rollback, or to go further back once it was seen."""
+
 
 def rollback(
-    model: str, stores: Stores, *, reason: str, target: Target, origin: Origin, patience: float = 60.0
+    model: str,
+    stores: Stores,
+    *,
+    reason: str,
+    target: Target,
+    origin: Origin,
+    version: str | None = None,
+    patience: float = 60.0,
 ) -> Traffic:
     """
     Give traffic back to the newest settled split without a version that was ever taken back.
 
-    What is left never returns, so rolling back twice goes further back or is refused. A retry only completes what
-    its first try began. Without a live replica the record is all there is to do: servers follow it when they start.
+    What callers met of what is left never returns, so rolling back twice goes further back or is refused; a version
+    that had no share yet may come again, in another run. What came back before, and was not seen to be served, is
+    waited for instead, unless a replica refuses it. A retry only completes what its first try began. Without a live
+    replica the record is all there is to do: servers follow it when they start.
 
     :param reason: Why, for the record.
+    :param version: Version to leave, wherever it stands; by default whatever came last.
     :param patience: Longest wait for the replicas, in seconds.
-    :return: The new traffic record.
+    :return: The new traffic record; or the one that was waited for.
     :raises RolloutRefusedError: There is nothing to go back to. Not retried.
+    :raises ServingCheckError: The version before serves, but refuses a row, or answers for another one. Not retried.
     :raises StoreUnavailableError: A replica does not follow, or the ledger is away. Retried.
-    :raises NothingToDo: A retry finds that traffic has moved on since its first try.
+    :raises NothingToDo: *version* is not in the traffic; or a retry finds that it has moved on since its first try.
     """
     started = time.monotonic()
     lever = Lever(stores.ledger, target, ROLLBACK, origin)
-    traffic = lever.moved_before() or lever.take_back(reason)
-    if target.observe():
-        replicas = wait_until_served(target, traffic, patience=patience)
-        seconds = round(time.monotonic() - started, 3)
-        logger.info("Every replica of %s serves generation %s after %s s", model, traffic.generation, seconds)
-        _ask_once(stores, target, traffic, replicas, patience)
-        seen = {
-            "version": rollout.champion(traffic),
-            "generation": traffic.generation,
-            "passed": True,
-            "reason": f"rollback: {reason}",
-            "replicas": [replica.replica for replica in replicas],
-            "seconds": seconds,
-        }
-        key = f"{origin.key}/{traffic.generation}"
-        stores.ledger.append(Kind.SERVING_CHECK, model, seen, key=key, actor=origin.actor)
-    else:
-        logger.warning("No replica of %s is live; servers follow generation %s when started", model, traffic.generation)
-    project_rollback(stores, traffic)
+    traffic = lever.moved_before() or _unseen(lever, version) or lever.take_back(reason, version=version)
+    if lever.strategy_of(traffic) != ROLLBACK:
+        raise NothingToDo(
+            f"Version {version} of {model!r} is not in generation {traffic.generation} "
+            f"({rollout.describe(traffic.split)}): there is nothing to take back."
+        )
+    try:
+        further = f"mlops rollback --version {rollout.champion(traffic)} --reason '…'"
+        again = f"{AGAIN}; if it can't serve, to go further back: {further}"
+        if replicas := lever.wait_for(traffic, again=again, patience=patience):
+            seconds = time.monotonic() - started
+            logger.info("Every replica of %s serves generation %s after %.3f s", model, traffic.generation, seconds)
+            refused = _ask_once(stores, target, traffic, replicas, patience)
+            said = str(refused) if refused else f"rollback: {reason}"
+            lever.note_seen(traffic, replicas, reason=said, seconds=seconds, passed=refused is None)
+            if refused:
+                raise ServingCheckError(
+                    f"The rollback of {model!r} stands: every replica serves generation {traffic.generation} "
+                    f"({rollout.describe(traffic.split)}). But asked with sample rows: {refused} To go further back: "
+                    f"{AGAIN}."
+                ) from refused
+    finally:
+        project_rollback(stores, traffic)
     return traffic
 
 
-def _ask_once(stores: Stores, target: Target, traffic: Traffic, replicas: Sequence[Replica], patience: float) -> None:
+def _unseen(lever: Lever, version: str | None) -> Traffic | None:
+    """What came back before, if nobody saw it served yet, nor that a replica refuses it; going further can wait."""
+    traffic = lever.unseen() if version is None else None
+    if traffic is None:
+        return None
+    try:
+        told = " ".join(replica.error for replica in lever.target.observe())
+    except MLOpsError as error:
+        told = str(error)
+    if any(f"Version {each} is refused:" in told for each, share in traffic.split.items() if share):
+        return None
+    logger.warning("Generation %s was not seen to be served yet: waiting for it", traffic.generation)
+    return traffic
+
+
+def _ask_once(
+    stores: Stores, target: Target, traffic: Traffic, replicas: Sequence[Replica], patience: float
+) -> ServingCheckError | None:
     """Ask each replica, as callers do, with rows at hand; a rollback must also work while the tables are away."""
     from mlops_provider.steps import verification  # takes seconds to import: callers have the old version by now
 
@@ -72,6 +105,15 @@ def _ask_once(stores: Stores, target: Target, traffic: Traffic, replicas: Sequen
         rows = verification.sample_rows(stores, target.model)
     except MLOpsError as error:
         logger.warning("The rollback is seen by heartbeats only: %s", error)
-        return
+        return None
     sample = verification.Sample(rows, {})
-    verification.verify_choice(target, traffic, replicas, sample, probes=1, patience=patience)
+    try:
+        verification.verify_choice(target, traffic, replicas, sample, probes=1, patience=patience)
+    except ServingCheckError as refused:
+        return refused
+    except StoreUnavailableError as away:
+        raise StoreUnavailableError(
+            f"The rollback of {target.model!r} stands: every replica serves generation {traffic.generation} "
+            f"({rollout.describe(traffic.split)}). But it does not answer yet: {away} To ask again: {AGAIN}."
+        ) from away
+    return None

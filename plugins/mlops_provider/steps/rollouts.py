@@ -20,13 +20,11 @@ from mlops_provider.exceptions import (
     NothingToDo,
     RolloutRefusedError,
     ServingCheckError,
-    StoreUnavailableError,
 )
 from mlops_provider.steps import incidents
 from mlops_provider.steps.deploy import PATIENCE
-from mlops_provider.steps.following import wait_until_served
 from mlops_provider.steps.release import Release
-from mlops_provider.steps.traffic import ROLLBACK, Lever, drilling, seconds_since
+from mlops_provider.steps.traffic import ROLLBACK, Lever, abort_command, drilling, seconds_since
 from mlops_provider.steps.watch import readings
 
 if TYPE_CHECKING:
@@ -220,9 +218,9 @@ def abort(
     """
     End the rollout or drill under way: the last settled split comes back, and nothing is held against the version.
 
-    The run that deploys it fails at its next look; another run may deploy the version again. Aborting again waits for
-    what the abort before brought back. Without a live replica the record is all there is to do: servers follow it when
-    they start.
+    The run that deploys it fails at its next look; another run may deploy the version again. What came back before, by
+    whatever, and was not seen to be served is waited for instead. Without a live replica the record is all there is to
+    do: servers follow it when they start.
 
     :param patience: Longest wait for the replicas to serve the old split, in seconds.
     :return: The settled record.
@@ -230,31 +228,13 @@ def abort(
     :raises StoreUnavailableError: The old split is recorded, but was not seen to be served. Retried.
     """
     lever = Lever(stores.ledger, target, spec.rollout_policy.strategy, origin)
-    back = _brought_back(stores.ledger, spec.name) or lever.end_drill(f"aborted: {reason}", of_any_run=True)
+    back = lever.unseen() or lever.end_drill(f"aborted: {reason}", of_any_run=True)
     if back is None:
         version = _required(stores.ledger, spec.name)
-        lever = _aborted(spec, stores, version, reason, target=target, origin=origin)
+        _record_abort(lever, version, reason)
         back = lever.take_back(f"aborted: {reason}", version=version, refuse=False)
-    try:
-        if target.observe():
-            wait_until_served(target, back, patience=patience)
-        else:
-            logger.warning("No replica of %s is live; servers follow generation %s", spec.name, back.generation)
-    except StoreUnavailableError as unseen:
-        raise StoreUnavailableError(
-            f"The rollout of {spec.name!r} is aborted, and generation {back.generation} "
-            f"({rollout.describe(back.split)}) is recorded, but it was not seen to be served yet: {unseen} To go on "
-            f"waiting for it: mlops rollout abort {spec.name} --reason '…'."
-        ) from unseen
+    lever.see(back, again=abort_command(spec.name), patience=patience)
     return back
-
-
-def _brought_back(ledger: Ledger, model: str) -> Traffic | None:
-    """The newest record, if it is what an abort went back to."""
-    current = ledger.traffic(model)
-    if current and current.settled and ledger.find(Kind.ABORT, f"{model}:{current.generation - 1}"):
-        return current
-    return None
 
 
 def end(
@@ -271,30 +251,35 @@ def end(
     End the rollout that *origin*'s run moved last and moves no more: as :func:`abort`, and an incident is recorded.
 
     A drill that the run left is ended as well, without an incident. A retry of a try that was killed in between records
-    the incident.
+    the incident. What a task of the run brought back, but did not see served, is waited for.
 
     :param version: Registered version; empty behind a drill.
     :param reason: Why nobody moves it, as a sentence.
     :param patience: Longest wait for the replicas to serve the old split, in seconds.
     :return: What happened and what serves now, as a sentence.
+    :raises StoreUnavailableError: What the run brought back was not seen to be served. Retried.
     :raises NothingToDo: The run has no rollout of *version*, and no drill, under way, another one goes on with it, or
         there is nothing to go back to: no version has settled yet.
     """
     ledger = stores.ledger
     lever = Lever(ledger, target, spec.rollout_policy.strategy, origin)
+    again = abort_command(spec.name)
     if back := lever.end_drill("drill: its task ended before it"):
+        lever.see(back, again=again, patience=patience)
         return f"The task ended before its drill; generation {back.generation} serves {rollout.describe(back.split)}."
     owner = _owner(ledger, spec.name, version) if on_trial(ledger, spec.name) == version else None
     if owner is None or not origin.same_run(owner):
         if completed := incidents.complete_ended(stores, lever, version, patience=patience):
             return completed
+        if (back := lever.unseen()) and origin.same_run(lever.origin_of(back)):
+            lever.see(back, again=again, patience=patience)
         raise NothingToDo(_not_ours(lever, version, owner))
     if not lever.opened():
         raise NothingToDo(
             f"No version of {spec.name!r} has settled yet, so there is nothing to go back to: version {version} stays "
             "loaded, and answers only who asks for it by number. Deploy it again to go on, or another version."
         )
-    lever = _aborted(spec, stores, version, reason, target=target, origin=origin)
+    _record_abort(lever, version, reason)
     failure = ServingCheckError(reason)
     return str(incidents.fail(stores, lever, version, failure, refuse=False, patience=patience))
 
@@ -333,20 +318,10 @@ def _not_ours(lever: Lever, version: str, owner: str | None) -> str:
     )
 
 
-def _aborted(spec: ModelSpec, stores: Stores, version: str, reason: str, *, target: Target, origin: Origin) -> Lever:
-    """Record that a rollout ends, which no task of its run goes on with then; give the lever to take it back."""
-    current = stores.ledger.traffic(spec.name)
+def _record_abort(lever: Lever, version: str, reason: str) -> None:
+    current = lever.ledger.traffic(lever.model)
     assert current is not None
-    about = {
-        "version": version,
-        "generation": current.generation,
-        "from": dict(current.split),
-        "reason": reason,
-        "origin": origin.key,
-    }
-    key = f"{spec.name}:{current.generation}"
-    stores.ledger.append(Kind.ABORT, spec.name, about, key=key, actor=origin.actor)
-    return Lever(stores.ledger, target, spec.rollout_policy.strategy, origin)
+    lever.note_abort(version, reason, current)
 
 
 def _required(ledger: Ledger, model: str) -> str:

@@ -87,6 +87,3 @@ class Target(Protocol):
 
         :return: Version to what was seen; one that saw no request has an empty entry.
         """
-
-    def remove(self) -> None:
-        """Give back what the target holds for the model."""

@@ -89,12 +89,13 @@ class SageMaker:
         """
         Begin to move the endpoint to the newest record, which may be a later one than *traffic*.
 
-        What SageMaker can't do now is left to the next look.
+        What SageMaker can't do or refuses now is left to the next look, which tells it: *traffic* is recorded, and
+        whoever recorded it has more to do than to fail.
         """
         try:
             self._move()
-        except StoreUnavailableError as away:
-            logger.warning("Generation %s of %s has to wait: %s", traffic.generation, self.model, away)
+        except MLOpsError as trouble:
+            logger.warning("Generation %s of %s has to wait: %s", traffic.generation, self.model, trouble)
 
     def observe(self) -> Sequence[Replica]:
         """
@@ -185,11 +186,6 @@ class SageMaker:
         return Observed(
             requests=int(seen.invocations), errors=int(seen.errors), p99_ms=None if slowest is None else slowest / 1000
         )
-
-    def remove(self) -> None:
-        """Delete the endpoint, its configurations and its models; archives stay, as the evidence they are."""
-        self.api.delete()
-        self.machines.sweep()
 
     def _move(self) -> None:
         """Look, and make the next move."""

@@ -156,9 +156,6 @@ class Server:
             ) from error
         return versions
 
-    def remove(self) -> None:
-        """Do nothing: a replica holds nothing that outlives its process."""
-
 
 def _together(seen: Sequence[Mapping[str, Any]]) -> Observed:
     """Add up what several replicas saw of a version."""
