@@ -89,6 +89,15 @@ def test_one_dag_may_hold_a_stage_twice() -> None:
     assert {above.split(".")[0] == below.split(".")[0] for above, below in edges(dag)} == {True}
 
 
+@pytest.mark.parametrize(("filled_in", "version"), [({}, ""), ({"version": None}, ""), ({"version": "3"}, "3")])
+def test_a_rollback_takes_its_version_from_the_form_if_one_is_named(filled_in: dict[str, Any], version: str) -> None:
+    [task] = made("rollback").tasks
+
+    task.render_template_fields({"params": {"reason": "complaints", **filled_in}})  # type: ignore[typeddict-item]
+
+    assert (task.reason, task.version) == ("complaints", version)
+
+
 @dataclass
 class Run:
     """

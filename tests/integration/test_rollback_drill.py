@@ -286,6 +286,35 @@ def test_a_drill_is_ended_as_soon_as_the_ledger_is_there_again(
     assert newest(world, 2) == [({"1": 100}, False), ({"2": 100}, True)]
 
 
+def test_a_rollback_from_the_version_that_a_drill_shows_ends_the_drill(world: World, target: InProcessTarget) -> None:
+    stuck(world, target)
+    by = origin(run="r")
+
+    back = rollback(MODEL, world.stores, reason="bad", target=target, origin=by, version="1", patience=2)
+
+    assert newest(world, 2) == [({"1": 100}, False), ({"2": 100}, True)]
+    assert back.split == {"2": 100}
+
+
+def test_the_teardown_of_a_drill_waits_until_what_came_back_is_served(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended() -> str:
+        by, how = origin("end_rollout", "monday"), {"target": target, "reason": "", "patience": 0.1}
+        return rollouts.end(world.spec(), world.stores, "", origin=by, **how)
+
+    stuck(world, target)
+    behind = target.observe()
+    with monkeypatch.context() as patch:
+        patch.setattr(target, "observe", lambda: behind)
+        for _ in range(2):
+            with pytest.raises(StoreUnavailableError, match="is recorded, but it was not seen to be served yet"):
+                ended()
+
+    with pytest.raises(NothingToDo, match=r"no drill .* is version 2: 100 %"):
+        ended()
+
+
 def test_a_drill_that_cannot_be_ended_names_the_command_that_ends_it(
     world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:

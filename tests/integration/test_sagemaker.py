@@ -23,6 +23,7 @@ from mlops_provider.hooks import aws as hooks
 from mlops_provider.operators.deploy import (
     CheckServingOperator,
     DeployModelOperator,
+    EndRolloutOperator,
     ReleaseOperator,
     RollbackModelOperator,
 )
@@ -254,15 +255,14 @@ def test_a_take_back_that_sagemaker_refused_is_completed_by_the_teardown(cloud: 
         advance(spec, cloud.world.stores, "2", target=target, origin=origin(run=run), patience=20)
     refused = (dict(cloud.world.ledger.traffic(MODEL).split), cloud.weights)
 
-    def end() -> str:
-        by = origin("end_rollout", run)
-        return rollouts.end(spec, cloud.world.stores, "2", reason="over", target=target, origin=by, patience=20)
+    teardown = EndRolloutOperator(task_id="end_rollout", version="2", model_yaml=str(spec.path))
+    teardown.__dict__.update(stores=cloud.world.stores, target=target)
 
     with pytest.raises(StoreUnavailableError, match=r"generation 4 \(version 1: 100 %\) is recorded, but .* right to"):
-        end()
+        teardown.step({}, origin("end_rollout", run))
     cloud.service.denied = set()
     with pytest.raises(NothingToDo, match="generation 4 is version 1: 100 %"):
-        end()
+        teardown.step({}, origin("end_rollout", run))
 
     only_looks(target)
     assert half == (Waiting, {"v1": 50.0, "v2": 50.0})

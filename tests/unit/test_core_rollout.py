@@ -179,6 +179,14 @@ def test_rolling_back_twice_does_not_bring_the_bad_version_back() -> None:
     assert rollback_split(records, refused={"3"}) == {"1": 100}
 
 
+def test_a_version_that_is_named_is_left_with_what_was_to_follow_it() -> None:
+    records = history(({"1": 100}, True), ({"2": 100}, True), ({"2": 90, "3": 10}, False))
+
+    assert rollback_split(records, refused=(), leaving={"2"}) == {"1": 100}
+    with pytest.raises(RolloutRefusedError, match="version 2 being left now"):
+        rollback_split(records, refused={"1"}, leaving={"2"})
+
+
 def test_versions_that_were_only_loaded_do_not_come_back() -> None:
     records = history(({"1": 100, "2": 0}, True), ({"3": 100}, True))
 

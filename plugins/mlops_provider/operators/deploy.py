@@ -224,6 +224,8 @@ class EndRolloutOperator(IncidentOperator):
         how: Any = {"target": self.target, "patience": self.target.patience}
         summary = rollouts.end(self.spec, self.stores, self.version, reason=reason, origin=origin, **how)
         self.tell_incidents(context, summary)
+        # People are told first: what came back may not be served yet, and a retry only waits for that.
+        rollouts.wait_until_back(self.spec, self.stores, origin=origin, **how)
         return summary
 
 

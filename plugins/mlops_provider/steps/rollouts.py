@@ -251,7 +251,7 @@ def end(
     End the rollout that *origin*'s run moved last and moves no more: as :func:`abort`, and an incident is recorded.
 
     A drill that the run left is ended as well, without an incident. A retry of a try that was killed in between records
-    the incident. What a task of the run brought back, but did not see served, is waited for.
+    the incident. What a task of the run brought back before, but did not see served, is waited for.
 
     :param version: Registered version; empty behind a drill.
     :param reason: Why nobody moves it, as a sentence.
@@ -263,16 +263,14 @@ def end(
     """
     ledger = stores.ledger
     lever = Lever(ledger, target, spec.rollout_policy.strategy, origin)
-    again = abort_command(spec.name)
     if back := lever.end_drill("drill: its task ended before it"):
-        lever.see(back, again=again, patience=patience)
+        lever.see(back, again=abort_command(spec.name), patience=patience)
         return f"The task ended before its drill; generation {back.generation} serves {rollout.describe(back.split)}."
     owner = _owner(ledger, spec.name, version) if on_trial(ledger, spec.name) == version else None
     if owner is None or not origin.same_run(owner):
         if completed := incidents.complete_ended(stores, lever, version, patience=patience):
             return completed
-        if (back := lever.unseen()) and origin.same_run(lever.origin_of(back)):
-            lever.see(back, again=again, patience=patience)
+        wait_until_back(spec, stores, target=target, origin=origin, patience=patience)
         raise NothingToDo(_not_ours(lever, version, owner))
     if not lever.opened():
         raise NothingToDo(
@@ -282,6 +280,20 @@ def end(
     _record_abort(lever, version, reason)
     failure = ServingCheckError(reason)
     return str(incidents.fail(stores, lever, version, failure, refuse=False, patience=patience))
+
+
+def wait_until_back(
+    spec: ModelSpec, stores: Stores, *, target: Target, origin: Origin, patience: float = PATIENCE
+) -> None:
+    """
+    Wait until what *origin*'s run brought back is served, unless that was seen; a target may have refused the move.
+
+    :param patience: Longest wait for the replicas, in seconds.
+    :raises StoreUnavailableError: It was not seen to be served. Retried.
+    """
+    lever = Lever(stores.ledger, target, spec.rollout_policy.strategy, origin)
+    if (back := lever.unseen()) and origin.same_run(lever.origin_of(back)):
+        lever.see(back, again=abort_command(spec.name), patience=patience)
 
 
 def _owner(ledger: Ledger, model: str, version: str) -> str | None:
