@@ -351,7 +351,8 @@ def test_a_teardown_killed_before_the_incident_records_and_tells_it_at_its_retry
     assert (before, told) == (([], []), [said])
     assert (incident["generation"], incident["restored"], incident["most"]) == (4, 5, 10)
     assert (incident["seconds"] is None, incident["replicas"]) == (came_again, [] if came_again else ["a", "b"])
-    assert "Version 2 was taken back; generation 5 serves version 1: 100 %" in said
+    does = "brings back version 1: 100 %, which was not seen" if came_again else "serves version 1: 100 %, on every"
+    assert f"Version 2 was taken back; generation 5 {does}" in said
     assert splits(world)[-1] == ({"1": 90, "2": 10} if came_again else {"1": 100})
 
 

@@ -162,11 +162,12 @@ def sentence(ledger: Ledger, incident: Record) -> str:
     back = ledger.find(Kind.TRAFFIC, f"{incident.model}:{found['restored']}")
     if back is None:
         return f"{found['reason']} Nothing came back: version {found['version']} had no traffic, or had it alone."
-    restored = "" if found["seconds"] is None else f", on every replica {found['seconds']:.1f} s after the decision"
-    return (
-        f"{found['reason']} Version {found['version']} was taken back; generation {found['restored']} serves "
-        f"{rollout.describe(back.payload['split'])}{restored}."
-    )
+    split = rollout.describe(back.payload["split"])
+    if found["seconds"] is None:
+        serves = f"brings back {split}, which was not seen on every replica"
+    else:
+        serves = f"serves {split}, on every replica {found['seconds']:.1f} s after the decision"
+    return f"{found['reason']} Version {found['version']} was taken back; generation {found['restored']} {serves}."
 
 
 def untold(ledger: Ledger, model: str, origin: Origin) -> list[Record]:

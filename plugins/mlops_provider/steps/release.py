@@ -300,8 +300,8 @@ class Release:
         except MLOpsError as error:
             logger.warning("Traffic stays as it is: %s", error)
             return str(error)
-        serving = f"generation {back.generation} serves {rollout.describe(back.split)}"
-        return f"It was taken back, and may be deployed again; {serving}."
+        restored = f"generation {back.generation} brings back {rollout.describe(back.split)}"
+        return f"It was taken back, and may be deployed again; {restored}."
 
     def note_check(
         self, generation: int, *, key: str | None = None, reason: str = "", replicas: Sequence[Replica] = ()
