@@ -55,17 +55,30 @@ def test_a_rollout_without_a_guard_is_refused() -> None:
             "errors: 37 of 120 requests failed (30.8 %), limit 1 %; of the champion's 1 %.",
         ),
         (
-            Observed(120, 6), Observed(900, 90), "passed",
-            "errors: 6 of 120 requests failed (5 %), limit 1 %; the champion's fail as often (10 %).",
+            Observed(120, 12), Observed(900, 99), "passed",
+            "errors: 12 of 120 requests failed (10 %), limit 1 %; the champion's fail as often (11 %).",
         ),
-        (Observed(120, 6), Observed(50, 50), "breached", "errors: 6 of 120 requests failed (5 %), limit 1 %."),
+        (
+            Observed(120, 12), Observed(50, 50), "passed",
+            "errors: 12 of 120 requests failed (10 %), limit 1 %; the champion's fail as often (100 %).",
+        ),
+        (
+            Observed(1000, 50), Observed(40, 0), "passed",
+            "errors: 50 of 1,000 requests failed (5 %), limit 1 %; of the champion's 0 % (40 requests): the difference "
+            "may be chance.",
+        ),
+        (
+            Observed(1000, 1000), Observed(10, 0), "breached",
+            "errors: 1,000 of 1,000 requests failed (100 %), limit 1 %; of the champion's 0 %.",
+        ),
         (
             Observed(120, 3), None, "passed",
             "errors: 3 of 120 requests failed (2.5 %), limit 1 %; so few may be chance.",
         ),
         (
             Observed(1000, 30), Observed(1000, 28), "passed",
-            "errors: 30 of 1,000 requests failed (3 %), limit 1 %; the champion's fail as often (2.8 %).",
+            "errors: 30 of 1,000 requests failed (3 %), limit 1 %; of the champion's 2.8 % (1,000 requests): the "
+            "difference may be chance.",
         ),
     ],
 )  # fmt: skip
@@ -73,6 +86,22 @@ def test_errors(candidate: Observed, champion: Observed | None, verdict: Verdict
     reading = read(ERRORS, candidate, champion)
 
     assert (reading.verdict, reading.sentence) == (verdict, said)
+
+
+@pytest.mark.parametrize(("requests", "theirs"), [(100, 10), (100, 95), (1000, 100), (1000, 1000)])
+def test_of_two_versions_that_fail_as_often_none_is_taken_for_worse(requests: int, theirs: int) -> None:
+    looks = np.random.default_rng(7).binomial([requests, theirs], 0.05, (5000, 2)).tolist()
+
+    found = [read(ERRORS, Observed(requests, ours), Observed(theirs, others)).verdict for ours, others in looks]
+
+    assert found.count("breached") < 0.005 * len(looks)
+
+
+def test_what_a_shadow_could_not_meet_excuses_nothing() -> None:
+    failing = Observed(1000, 50)
+
+    assert read(ERRORS, failing, failing).verdict == "passed"
+    assert read(ERRORS, failing, failing, shadowed=True).verdict == "breached"
 
 
 def test_a_version_that_fails_as_often_as_it_may_is_seldom_taken_for_worse() -> None:

@@ -64,8 +64,8 @@ class ErrorGuard(Payload):
     """
     A version may not fail its callers.
 
-    :param maximum: Share of its requests that may fail, 0-1. More is a breach if it can't be chance, unless the
-        champion fails as many: then the requests are to blame.
+    :param maximum: Share of its requests that may fail, 0-1. More is a breach if it can't be chance, unless callers
+        meet the champion, too, and it does not surely fail less: then the requests are to blame.
     :param minimum_requests: Requests below which nothing is judged.
     """
 
@@ -187,7 +187,8 @@ def judge(
     """
     found: list[Reading] = []
     if guards.errors:
-        found.append(_errors(guards.errors, candidate, champion))
+        # What one scores in the shadow of the other is what that could answer: its failures excuse nothing.
+        found.append(_errors(guards.errors, candidate, None if shadowed else champion))
     if guards.latency:
         found.append(_latency(guards.latency, candidate, champion, shadowed=shadowed))
     if guards.predictions:
@@ -208,13 +209,16 @@ def _errors(guard: ErrorGuard, candidate: Observed, champion: Observed | None) -
     said += f", limit {percent(guard.maximum)}"
     if share <= guard.maximum:
         return judged("passed", *about, share, f"{said}.")
-    if champion and champion.requests >= guard.minimum_requests:
-        theirs = champion.errors / champion.requests
-        if theirs >= shown:
-            return judged("passed", *about, share, f"{said}; the champion's fail as often ({percent(theirs)}).")
-        said += f"; of the champion's {percent(theirs)}"
     if shown <= guard.maximum:
         return judged("passed", *about, share, f"{said}; so few may be chance.")
+    if champion and champion.requests:
+        theirs = champion.errors / champion.requests
+        if theirs >= share:
+            return judged("passed", *about, share, f"{said}; the champion's fail as often ({percent(theirs)}).")
+        said += f"; of the champion's {percent(theirs)}"
+        if not surely_more((candidate.errors, candidate.requests), (champion.errors, champion.requests)):
+            said += f" ({champion.requests:,} requests): the difference may be chance"
+            return judged("passed", *about, share, f"{said}.")
     return judged("breached", *about, share, f"{said}.")
 
 
@@ -354,7 +358,7 @@ def decide(soak: Soak, readings: Sequence[Reading], *, elapsed: float) -> Decisi
     if by["breached"]:
         return Decision("roll_back", tuple(each.sentence for each in by["breached"]), readings)
     sentences = tuple(each.sentence for each in readings)
-    left = soak.seconds - elapsed
+    left = soak.seconds - max(elapsed, 0.0)  # clocks differ
     if left > 0:
         return Decision(
             "wait", (f"soaking for {left:.0f} s more.", *sentences), readings, min(left, soak.look_seconds), left
