@@ -650,6 +650,11 @@ def test_only_what_another_version_would_have_taken_is_an_error_of_a_version(mak
     assert tally() == (2, 2)
     assert made.post({"dataframe_records": [{}]}).status_code == 400
     assert tally() == (2, 2)
+    left = {"0": versions.pop("2")}
+    made.follower.snapshot = dataclasses.replace(made.follower.snapshot, before=left)
+    assert made.post({"dataframe_records": [{"distance": 2.0}]}).status_code == 400
+    assert tally() == (3, 3)
+    assert made.post({"dataframe_records": [{"distance": 2.0}]}, **{Header.VERSION: "0"}).status_code == 404
 
 
 # Tokens.

@@ -217,8 +217,7 @@ def _errors(guard: ErrorGuard, candidate: Observed, champion: Observed | None) -
             return judged("passed", *about, share, f"{said}; the champion's fail as often ({percent(theirs)}).")
         said += f"; of the champion's {percent(theirs)}"
         if not surely_more((candidate.errors, candidate.requests), (champion.errors, champion.requests)):
-            said += f" ({champion.requests:,} requests): the difference may be chance"
-            return judged("passed", *about, share, f"{said}.")
+            return judged("passed", *about, share, f"{said} ({champion.requests:,} requests){_CHANCE}.")
     return judged("breached", *about, share, f"{said}.")
 
 

@@ -5,26 +5,25 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from mlops_provider.core.rollout import Traffic
-from mlops_provider.exceptions import MLOpsError, PermanentError
+from mlops_provider.core.rollout import Traffic, rollback_split
+from mlops_provider.exceptions import MLOpsError, PermanentError, RolloutRefusedError
 from mlops_provider.serving.snapshot import LoadedVersion, Snapshot
+from mlops_provider.steps.approval import rolled_back
 
 if TYPE_CHECKING:
     from mlops_provider.stores.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
-SPARE_VERSIONS = 1
-"""Versions kept in memory beyond the split, so that a rollback needs no registry."""
-
 
 class Follower:
     """
     Poll the traffic record, load new versions beside old ones, and swap when they are ready.
 
+    Versions stay in memory while a rollback could bring them back, so that it needs no registry.
     The ledger or the registry being away changes nothing about what is served. Two threads:
     one polls and loads, one sends heartbeats, so that a slow load is not taken for a dead replica.
 
@@ -121,12 +120,13 @@ class Follower:
             return
         versions = {version: self._loaded[version] for version in split}
         shadow = tuple(version for version in traffic.shadow if version in self._loaded)
-        swapped = Snapshot(self.model, traffic.generation, split, versions, shadow)
+        before, later = self._spare(versions)
+        swapped = Snapshot(self.model, traffic.generation, split, versions, shadow, before)
         if swapped != self.snapshot:
             self.snapshot = swapped
             logger.info("%s serves generation %s: %s", self.model, traffic.generation, split)
             self._news.set()
-        self._forget(versions)
+        self._loaded = later | before | versions
 
     def _try_to_load(self, version: str) -> None:
         try:
@@ -155,10 +155,20 @@ class Follower:
             return True
         return any(record.settled for record in self.ledger.traffic_history(self.model))
 
-    def _forget(self, serving: dict[str, LoadedVersion]) -> None:
-        spare = {version: loaded for version, loaded in self._loaded.items() if version not in serving}
-        kept = list(spare.items())[-SPARE_VERSIONS:]
-        self._loaded = dict(kept) | serving
+    def _spare(self, serving: Mapping[str, LoadedVersion]) -> tuple[dict[str, LoadedVersion], dict[str, LoadedVersion]]:
+        """Loaded versions besides *serving* that a rollback now would bring back, and those that one after it would."""
+        refused = rolled_back(self.ledger, self.model)
+        history = self.ledger.traffic_history(self.model)
+        settled = max((place for place, record in enumerate(history) if record.settled), default=-1)
+        found = []
+        for records in (history, history[: settled + 1]):
+            try:
+                split = rollback_split(records, refused)
+            except RolloutRefusedError:  # there is nowhere to go back to
+                split = {}
+            spare = {version: loaded for version, loaded in self._loaded.items() if version not in serving}
+            found.append({version: loaded for version, loaded in spare.items() if version in split})
+        return found[0], found[1]
 
     def _follow(self) -> None:
         while not self._stopping.is_set():

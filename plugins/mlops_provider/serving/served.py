@@ -457,8 +457,8 @@ def _checked(version: LoadedVersion, batch: Sequence[Call]) -> Iterable[tuple[Ca
 
 
 def _fits_another(call: Call) -> bool:
-    """Whether a version of other columns takes the rows that a call's own version refused."""
-    for other in call.snapshot.versions.values():
+    """Whether a version of other columns, loaded or left by a rollout, takes rows that a call's own version refused."""
+    for other in (*call.snapshot.versions.values(), *call.snapshot.before.values()):
         if other.columns != call.version.columns:
             try:
                 call.content.rows(other.columns)

@@ -46,6 +46,7 @@ class Snapshot:
     :param split: Loaded version -> weight; 0 is loaded for pinned requests and as a shadow only.
     :param versions: The loaded versions by number.
     :param shadow: Loaded versions that score what others answered, unseen by callers.
+    :param before: Loaded versions that a rollback would bring back; nobody can ask for them.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Snapshot:
     split: Mapping[str, int]
     versions: Mapping[str, LoadedVersion]
     shadow: tuple[str, ...] = ()
+    before: Mapping[str, LoadedVersion] = field(default_factory=dict)
     # Older versions take the lower end of the scale, see `chosen`.
     _shares: tuple[tuple[str, int], ...] = field(init=False, repr=False, compare=False)
 

@@ -1,0 +1,81 @@
+"""Which versions a replica holds, by a real ledger and models made here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from mlops_provider.core.names import Kind
+from mlops_provider.exceptions import StoreUnavailableError
+from mlops_provider.serving.follower import Follower
+from mlops_provider.serving.snapshot import LoadedVersion
+from mlops_provider.stores.ledger import Ledger
+
+MODEL = "flights"
+
+
+class Replica(Follower):
+    """A follower that looks when it is told to, before a registry that may be away."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(MODEL, replica="server-1", url="http://127.0.0.1:9", ledger=ledger, load=self.loaded)
+        self.retry_seconds = 0.0
+        self.away = False
+
+    def loaded(self, _: str, version: str) -> LoadedVersion:
+        if self.away:
+            raise StoreUnavailableError("The registry is away.")
+        return LoadedVersion(version, lambda columns: columns["distance"], ())
+
+    def move(self, split: Mapping[str, int], *, settled: bool = True) -> tuple[Mapping[str, int], list[str]]:
+        """What is served after a move, and which versions could be."""
+        now = self.ledger.traffic(MODEL)
+        self.ledger.propose_traffic(MODEL, split, settled=settled, expected_generation=now.generation if now else 0)
+        self.poll()
+        assert self.snapshot is not None
+        return self.snapshot.split, sorted(self._loaded)
+
+    def refuse(self, version: str) -> None:
+        self.ledger.append(Kind.ROLLBACK, MODEL, {"refused": [version]})
+
+
+@pytest.fixture
+def replica(tmp_path: Path) -> Iterator[Replica]:
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    yield Replica(ledger)
+    ledger.close()
+
+
+def test_after_a_failed_candidate_a_rollback_still_needs_no_registry(replica: Replica) -> None:
+    for version in ("1", "2"):
+        replica.move({version: 100})
+    assert replica.move({"2": 90, "3": 10}, settled=False) == ({"2": 90, "3": 10}, ["1", "2", "3"])
+    assert replica.move({"3": 100}, settled=False) == ({"3": 100}, ["1", "2", "3"])
+    replica.refuse("3")
+    replica.move({"2": 100})
+    replica.away = True
+
+    replica.refuse("2")
+
+    assert replica.move({"1": 100}) == ({"1": 100}, ["1"])
+    assert replica.trouble == ""
+
+
+def test_a_version_that_no_rollback_brings_back_leaves_the_memory(replica: Replica) -> None:
+    for version in ("1", "2", "3"):
+        found = replica.move({version: 100})
+
+    assert found == ({"3": 100}, ["2", "3"])
+    replica.refuse("2")
+    assert replica.move({"3": 90, "4": 10}, settled=False)[1] == ["3", "4"]
+
+
+def test_what_a_rollout_leaves_is_known_to_who_judges_it_and_nobody_may_ask_for_it(replica: Replica) -> None:
+    replica.move({"1": 100})
+    replica.move({"2": 100}, settled=False)
+
+    assert replica.snapshot is not None
+    assert list(replica.snapshot.versions) == ["2"]
+    assert list(replica.snapshot.before) == ["1"]
