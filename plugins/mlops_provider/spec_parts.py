@@ -406,7 +406,7 @@ class GateSpec(Declared):
 class ErrorGuardSpec(Declared):
     """See :class:`mlops_provider.core.guards.ErrorGuard`."""
 
-    maximum: Share
+    maximum: Annotated[float, Field(ge=0, lt=1)]
     minimum_requests: Count = 100
 
 
@@ -428,7 +428,7 @@ class PredictionGuardSpec(Declared):
 class AgreementGuardSpec(Declared):
     """See :class:`mlops_provider.core.guards.AgreementGuard`."""
 
-    minimum: Share
+    minimum: Annotated[float, Field(gt=0, le=1)]
     within: Annotated[float, Field(ge=0)]
     minimum_rows: Count = 200
 
@@ -519,16 +519,7 @@ class RolloutSpec(Declared):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        from mlops_provider.core.rollout import check_steps
-
-        check_steps(self.steps)
-        only = self.guards.performance if self.guards.model_dump(exclude_none=True).keys() == {"performance"} else None
-        at_once = self.strategy == "all_at_once" or (self.strategy == "canary" and self.steps == (100,))
-        if at_once and only and only.limit is None:
-            raise ValueError(
-                "callers never meet both versions, so the guard performance, the only one, would judge nothing: "
-                "declare its limit, another guard, or steps before 100."
-            )
+        self.policy("", Drop(0.0))
         return self
 
     def policy(self, primary: str, usual_drop: Drop) -> RolloutPolicy:

@@ -64,7 +64,10 @@ def test_a_rollout_without_a_guard_is_refused() -> None:
         ),
         (
             Observed(100, 10), Observed(40, 0), "passed",
-            "errors: 10 of 100 requests failed (10 %), limit 1 %; of the champion's 0 % (40 requests); it may be chance.",
+            (
+                "errors: 10 of 100 requests failed (10 %), limit 1 %; of the champion's 0 % (40 requests); "
+                "it may be chance."
+            ),
         ),
         (
             Observed(1000, 1000), Observed(10, 0), "breached",
@@ -76,7 +79,10 @@ def test_a_rollout_without_a_guard_is_refused() -> None:
         ),
         (
             Observed(999, 30), Observed(999, 28), "passed",
-            "errors: 30 of 999 requests failed (3 %), limit 1 %; of the champion's 2.8 % (999 requests); it may be chance.",
+            (
+                "errors: 30 of 999 requests failed (3 %), limit 1 %; of the champion's 2.8 % (999 requests); "
+                "it may be chance."
+            ),
         ),
     ],
 )  # fmt: skip

@@ -350,11 +350,29 @@ WRONG = [
     ),
     (
         {"rollout": {"strategy": "all_at_once", "guards": {"performance": {}}}},
-        "26: rollout: callers never meet both versions, so the guard performance, the only one, would judge nothing: ",
+        "26: rollout: with all_at_once, none of the declared guards would judge anything (performance): callers never ",
     ),
     (
         {"rollout": {"steps": [100], "guards": {"performance": {"drop": 0.1}}}},
-        "26: rollout: callers never meet both versions, so the guard performance, the only one, would judge nothing: ",
+        "26: rollout: with canary, steps [100], none of the declared guards would judge anything (performance): ",
+    ),
+    (
+        {
+            "rollout": {
+                "strategy": "all_at_once",
+                "guards": {"predictions": {"maximum": 0.5}, "latency": {"p99_ratio": 2}},
+            }
+        },
+        "26: rollout: with all_at_once, none of the declared guards would judge anything (latency, predictions): ",
+    ),
+    (
+        {"rollout": {"strategy": "blue_green", "guards": {"latency": {"p99_ratio": 2}}}},
+        "26: rollout: with blue_green, none of the declared guards would judge anything (latency): ",
+    ),
+    ({"rollout": {"guards": {"errors": {"maximum": 1.0}}}}, "29: rollout.guards.errors.maximum: "),
+    (
+        {"rollout": {"guards": {"agreement": {"minimum": 0.0, "within": 1.0}}}},
+        "29: rollout.guards.agreement.minimum: ",
     ),
     ({"serving": {"fallback": 1.5}}, "27: serving.fallback: expected a probability, 0-1, got 1.5."),
     ({"serving": {"fallback": float("inf")}}, "27: serving.fallback: expected a finite number, got inf."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
@@ -24,6 +24,7 @@ __all__ = [
     "LatencyGuard",
     "Observed",
     "PerformanceGuard",
+    "Phase",
     "PredictionGuard",
     "Reading",
     "Soak",
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 Action = Literal["go_on", "wait", "roll_back", "give_up"]
+Phase = Literal["beside", "shadow", "alone"]
+"""Callers meet both versions, one scores in the shadow of the other, or callers meet the new one only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,8 @@ class Observed:
     :param p99_ms: 99th percentile of the time until an answer, in milliseconds; None before the first.
     :param latencies: The times themselves, by :func:`~mlops_provider.core.latency.bucket`; empty if a target tells the
         percentile only.
-    :param predictions: The newest predictions, in units of the target, those of a request together.
-    :param pairs: The newest predictions of a shadow, each with what was answered to the same row; likewise.
+    :param predictions: Predictions of a sample of the requests, in units of the target, those of a request together.
+    :param pairs: Likewise predictions of a shadow, each with what was answered to the same row.
     """
 
     requests: int = 0
@@ -158,6 +161,19 @@ class Guards(Payload):
     def declared(self) -> tuple[str, ...]:
         """Names of the guards there are."""
         return tuple(field.name for field in fields(self) if getattr(self, field.name) is not None)
+
+    def judging(self, phases: Collection[Phase]) -> tuple[str, ...]:
+        """Names of the guards that judge in any of some phases; the others need what those don't have."""
+        able: dict[str, set[Phase]] = {
+            "errors": {"beside", "shadow", "alone"},
+            "latency": {"beside", "shadow", "alone"} if self.latency and self.latency.p99_ms else {"beside"},
+            "predictions": {"beside", "shadow"},
+            "agreement": {"shadow"},
+            "performance": {"beside", "shadow", "alone"},
+        }
+        if self.performance and self.performance.limit is None:
+            able["performance"].remove("alone")
+        return tuple(name for name in self.declared if not able[name].isdisjoint(phases))
 
     @property
     def sentences(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from mlops_provider.core.guards import Guards, Soak
+from mlops_provider.core.guards import Guards, Phase, Soak
 from mlops_provider.core.names import Strategy
 from mlops_provider.core.payload import Payload
 from mlops_provider.exceptions import ConcurrentWriteError, RolloutRefusedError
@@ -70,6 +70,26 @@ class RolloutPolicy(Payload):
     soak: Soak
     guards: Guards
 
+    def __post_init__(self) -> None:
+        """Refuse steps that do not rise to 100, and guards of which none would judge in any step."""
+        check_steps(self.steps)
+        if self.guards.judging(self.phases):
+            return
+        how = f"{self.strategy}, steps {list(self.steps)}" if self.strategy == "canary" else self.strategy
+        raise ValueError(
+            f"with {how}, none of the declared guards would judge anything ({', '.join(self.guards.declared)}): "
+            "callers never meet both versions. Declare errors, latency.p99_ms or performance.limit, which need no "
+            "champion, or a canary with steps before 100."
+        )
+
+    @property
+    def phases(self) -> frozenset[Phase]:
+        """How the watched steps let callers meet the new version."""
+        beside: set[Phase] = {"beside"} if self.shares[0] < 100 else set()
+        last: set[Phase] = {"alone"} if self.strategy in ("canary", "all_at_once") else set()
+        unseen: set[Phase] = {"shadow"} if self.shadows else set()
+        return frozenset(beside | last | unseen)
+
     @property
     def shares(self) -> tuple[int, ...]:
         """Percent for the new version after each step that gives it some."""
@@ -90,9 +110,7 @@ def plan(current: Traffic | None, candidate: str, policy: RolloutPolicy) -> tupl
     there is nobody to answer in its place, and nothing to compare it with. No other version ever gains traffic.
 
     :raises ConcurrentWriteError: Another version's rollout is not settled. Retried.
-    :raises ValueError: The steps do not rise to 100.
     """
-    check_steps(policy.steps)
     if current is None:
         return (Step({candidate: 100}),)
     if not current.settled and candidate not in current.split:
