@@ -20,6 +20,11 @@ finds it worse.
 KEPT_ROWS = 10
 """Rows of a request that count, spread over it: they are alike, and a large batch may not outvote other callers."""
 
+KEPT = 2000
+"""Requests of a version of which a replica keeps the predictions."""
+FEWEST = 10
+"""Requests of a version below which nothing is said of its predictions: how far requests lie apart is not known yet."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reading(Payload):

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
+from random import random
 from typing import Any
 
 from mlops_provider.core.latency import bucket
-from mlops_provider.core.readings import KEPT_ROWS
-
-KEPT = 2000
-"""Newest requests of which a version's predictions, or pairs of a shadow's, are kept."""
+from mlops_provider.core.readings import KEPT, KEPT_ROWS
 
 
 class Tally:
     """Of one version in one generation. Safe to use from several threads: each field is changed by one step."""
 
-    __slots__ = ("errors", "latencies", "pairs", "predictions", "requests")
+    __slots__ = ("answered", "errors", "latencies", "pairs", "predictions", "requests")
 
     def __init__(self) -> None:
         self.requests = 0
         self.errors = 0
         self.latencies: Counter[int] = Counter()
-        self.predictions: deque[Sequence[float]] = deque(maxlen=KEPT)
-        self.pairs: deque[Sequence[tuple[float, float]]] = deque(maxlen=KEPT)
+        self.answered = 0
+        self.predictions: list[Sequence[float]] = []
+        self.pairs: list[Sequence[tuple[float, float]]] = []
 
     def count(self, milliseconds: float, *, failed: bool) -> None:
         """Count a request; the latency of one that failed says nothing."""
@@ -36,20 +35,29 @@ class Tally:
 
     def predicted(self, predictions: Sequence[float], answered: Sequence[float] | None = None) -> None:
         """
-        Keep what a request was answered.
+        Keep what a request was answered, or not: of all requests, each is among the `KEPT` with the same chance.
+
+        The newest would be of another time than those of a version that gets more requests, or fewer. Source: J. S.
+        Vitter, Random sampling with a reservoir (1985), algorithm R.
 
         :param answered: For a shadow, what its caller was answered in its place.
         """
+        place = self.answered if self.answered < KEPT else int(random() * (self.answered + 1))  # noqa: S311 - no secret
+        self.answered += 1
+        if place >= KEPT:
+            return
         step = max(1, -(-len(predictions) // KEPT_ROWS))
-        self.predictions.append(predictions[::step])
+        # A slice puts it at its place, or behind the last one.
+        self.predictions[place : place + 1] = [predictions[::step]]
         if answered is not None:
-            self.pairs.append(list(zip(predictions[::step], answered[::step], strict=False)))
+            self.pairs[place : place + 1] = [list(zip(predictions[::step], answered[::step], strict=False))]
 
     def as_json(self) -> dict[str, Any]:
         """Everything, to be added to what other replicas saw."""
         return {
             "requests": self.requests,
             "errors": self.errors,
+            "answered": self.answered,
             "latencies": {str(number): count for number, count in dict(self.latencies).items()},
             "predictions": list(self.predictions),
             "pairs": list(self.pairs),

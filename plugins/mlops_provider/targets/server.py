@@ -7,7 +7,7 @@ import json
 import ssl
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -149,6 +149,7 @@ class Server:
             response.raise_for_status()
             found = response.json()
             versions: Mapping[str, Any] = found["versions"] if found["generation"] == generation else {}
+            _ = [each["answered"] for each in versions.values()]
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             raise StoreUnavailableError(
                 f"Replica {replica.replica} at {replica.url} lives but does not say what callers met "
@@ -167,9 +168,24 @@ def _together(seen: Sequence[Mapping[str, Any]]) -> Observed:
         errors=sum(each["errors"] for each in seen),
         p99_ms=percentile(latencies, 0.99),
         latencies=latencies,
-        predictions=tuple(tuple(request) for each in seen for request in each["predictions"]),
-        pairs=tuple(tuple((one, other) for one, other in request) for each in seen for request in each["pairs"]),
+        predictions=tuple(tuple(request) for request in _sampled(seen, "predictions")),
+        pairs=tuple(tuple((one, other) for one, other in request) for request in _sampled(seen, "pairs")),
     )
+
+
+def _sampled(seen: Sequence[Mapping[str, Any]], kept: str) -> Iterator[Any]:
+    """
+    What replicas kept, of each the same share of the requests it answered.
+
+    All of it would say more of a replica that answered few, such as one that was started late in a step.
+    """
+    shares = [len(each[kept]) / each["answered"] if each["answered"] else 1.0 for each in seen]
+    least = min((share for each, share in zip(seen, shares, strict=True) if each[kept]), default=1.0)
+    for each, share in zip(seen, shares, strict=True):
+        if not each[kept]:
+            continue
+        wanted = max(1, round(len(each[kept]) * least / share))
+        yield from (each[kept][number * len(each[kept]) // wanted] for number in range(wanted))
 
 
 @functools.cache
