@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from mlops_provider.core.metrics import DIRECTIONS, apart, number
@@ -108,36 +109,39 @@ def performance(guard: PerformanceGuard, seen: Performance) -> Reading:
     """
     Hold live performance against its guard.
 
-    What is beyond its limit by less than three standard errors passes, and the sentence says so. A score beyond
-    the absolute limit passes, too, if the champion misses it as well and the version is not surely worse: then the
-    times are to blame.
+    What is beyond its limit by less than three standard errors passes, and the sentence says so. A score beyond the
+    absolute limit passes, too, if the champion missed it where callers met both, the version was not surely worse
+    there, and is not surely worse now than the champion was: then the times are to blame.
     """
-    met, limit, minimum = seen.met, guard.limit, guard.minimum_labels
-    drop = guard.drop.of(met.champion.score.value if met and met.champion.score else 0.0)
-    words = "; there is no champion's to compare it with"
-    if met is not None:
-        about = ("performance", drop, met.version.labels, minimum)
-        if lacking := _lacking(guard, drop, met.version) or _lacking(guard, drop, met.champion, " of the champion"):
-            return lacking
-        if met.worse is None or met.champion.score is None:
-            return _undefined(guard, drop, met.version)
-        broken, words = _compared(guard, met.worse, met.champion.score.value)
-        if broken or limit is None:
-            said = f"{_scored(guard, met.version)}, {words}."
-            return judged("breached" if broken else "passed", *about, met.worse.value, said)
-        same = met.version == seen.version
-        words = f", {words}" if same else f"; where callers met both, {_scored(guard, met.version)}, {words}"
+    met, limit = seen.met, guard.limit
+    now = met is not None and met.version == seen.version
+    compared = _compared(guard, met) if met else None
+    if compared and (compared.verdict == "breached" or (compared.verdict == "waiting" and now)):
+        return compared
     if limit is None:
+        if compared:
+            return compared
         said = "callers met no champion to compare with, and no limit is declared."
-        return judged("not_judged", "performance", drop, seen.version.labels, minimum, None, said)
-    if lacking := _lacking(guard, limit, seen.version):
+        return judged(
+            "not_judged", "performance", guard.drop.of(0.0), seen.version.labels, guard.minimum_labels, None, said
+        )
+    held = _lacking(guard, limit, seen.version) or _held(guard, limit, seen.version, met, now=now)
+    if compared and compared.verdict == "waiting" and held.verdict != "breached":
+        return compared
+    return held
+
+
+def _compared(guard: PerformanceGuard, met: Met) -> Reading:
+    """The reading of a version beside the champion."""
+    version, champion, worse = met.version, met.champion.score, met.worse
+    drop = guard.drop.of(champion.value if champion else 0.0)
+    if lacking := _lacking(guard, drop, version) or _lacking(guard, drop, met.champion, " of the champion"):
         return lacking
-    if seen.version.score is None:
-        return _undefined(guard, limit, seen.version)
-    broken, bound = _held(guard, limit, seen.version.score, met)
-    verdict: Verdict = "breached" if broken else "passed"
-    said = f"{_scored(guard, seen.version)}, {bound}{words}."
-    return judged(verdict, "performance", limit, seen.version.labels, minimum, seen.version.score.value, said)
+    if worse is None or champion is None:
+        return _undefined(guard, drop, version)
+    said = f"{_scored(guard, version)}, {_difference(guard, worse, champion.value)}."
+    verdict: Verdict = "breached" if worse.surely_above(drop) else "passed"
+    return judged(verdict, "performance", drop, version.labels, guard.minimum_labels, worse.value, said)
 
 
 def _lacking(guard: PerformanceGuard, bound: float, scored: Scored, whose: str = "") -> Reading | None:
@@ -160,25 +164,43 @@ def _scored(guard: PerformanceGuard, scored: Scored) -> str:
     return f"{guard.metric}{value} of {scored.labels:,} labelled predictions"
 
 
-def _held(guard: PerformanceGuard, limit: float, score: Estimate, met: Met | None) -> tuple[bool, str]:
-    """Whether a score breaks the absolute limit, and the words for it."""
-    beyond = Estimate((limit - score.value) * guard.direction, score.error)
-    said = f"limit {apart(limit, score.value)[0]}"
-    if beyond.value <= 0:
-        return False, said
+def _held(guard: PerformanceGuard, limit: float, version: Scored, met: Met | None, *, now: bool) -> Reading:
+    """The reading of the present score, by the absolute limit; *now* if callers meet both in the present step."""
+    score = version.score
+    if score is None:
+        return _undefined(guard, limit, version)
+    beyond, said = (
+        Estimate((limit - score.value) * guard.direction, score.error),
+        f"limit {apart(limit, score.value)[0]}",
+    )
+    broken = beyond.surely_above(0.0)
     champion = met.champion.score if met else None
     missed = champion is not None and (limit - champion.value) * guard.direction > 0
-    if met and champion and missed and met.worse and not met.worse.surely_above(0.0):
-        return False, f"{said} (the champion misses it, too: {number(champion.value)})"
-    return (True, said) if beyond.surely_above(0.0) else (False, f"{said} (it may be chance)")
+    if beyond.value > 0 and champion and missed and met and met.worse and not met.worse.surely_above(0.0):
+        fallen = Estimate((champion.value - score.value) * guard.direction, math.hypot(score.error, champion.error))
+        broken = not now and fallen.surely_above(0.0)
+        said += f" (the champion {'misses' if now else 'missed'} it, too: {number(champion.value)})"
+    elif beyond.value > 0 and not broken:
+        said += " (it may be chance)"
+    verdict: Verdict = "breached" if broken else "passed"
+    said = f"{_scored(guard, version)}, {said}{_beside(guard, met, now=now)}."
+    return judged(verdict, "performance", limit, version.labels, guard.minimum_labels, score.value, said)
 
 
-def _compared(guard: PerformanceGuard, worse: Estimate, champion: float) -> tuple[bool, str]:
-    """Whether the version is too much worse than the champion, and the words for it."""
+def _beside(guard: PerformanceGuard, met: Met | None, *, now: bool) -> str:
+    """How a sentence about the present score ends: with the comparison, if there is one."""
+    if met is None:
+        return "; there is no champion's to compare it with"
+    if met.worse is None or met.champion.score is None:
+        return "; where callers met both, too few outcomes are known"
+    difference = _difference(guard, met.worse, met.champion.score.value)
+    return f", {difference}" if now else f"; where callers met both, {_scored(guard, met.version)}, {difference}"
+
+
+def _difference(guard: PerformanceGuard, worse: Estimate, champion: float) -> str:
+    """By how much a version is worse than the champion, in words."""
     drop = guard.drop.of(champion)
     side = "worse" if worse.value > 0 else "better"
     said = f"{number(abs(worse.value))} {side} than the champion's {number(champion)}"
     said += f", tolerated drop {guard.drop.against(champion)}"
-    if worse.value <= drop:
-        return False, said
-    return (True, said) if worse.surely_above(drop) else (False, f"{said} (it may be chance)")
+    return said if worse.value <= drop or worse.surely_above(drop) else f"{said} (it may be chance)"

@@ -324,12 +324,13 @@ _SCHEMAS: Mapping[str, Schema] = {
         versions={
             "type": "object",
             "additionalProperties": _object(
-                ["requests", "errors", "latencies", "predictions", "pairs"],
+                ["requests", "errors", "answered", "latencies", "predictions", "pairs"],
                 requests={
                     **_COUNT,
                     "description": "Without those that no version takes: missing columns, wrong types.",
                 },
                 errors={**_COUNT, "description": "Could not be scored, failed, were late or left to the fallback."},
+                answered={**_COUNT, "description": "Of these, the predictions are a sample."},
                 latencies={"type": "object", "additionalProperties": _COUNT},
                 predictions={"type": "array", "items": _NUMBERS},
                 pairs={"type": "array", "items": {"type": "array", "items": _NUMBERS}},
