@@ -24,6 +24,7 @@ from mlops_provider.core.fairness import MINIMUM_ROWS, FairnessLimit
 from mlops_provider.core.gates import GatePolicy, Limit, Mode, SliceCeiling, SliceFloor
 from mlops_provider.core.metrics import DIRECTIONS
 from mlops_provider.core.names import Strategy, WithoutData
+from mlops_provider.core.readings import KEPT
 from mlops_provider.core.retrain import Drop, RetrainPolicy
 from mlops_provider.exceptions import MissingPartitionError
 
@@ -403,6 +404,10 @@ class GateSpec(Declared):
         )
 
 
+KeptRows = Annotated[int, Field(ge=1, le=KEPT)]
+"""Rows that a replica keeps even if each request has only one."""
+
+
 class ErrorGuardSpec(Declared):
     """See :class:`mlops_provider.core.guards.ErrorGuard`."""
 
@@ -422,7 +427,7 @@ class PredictionGuardSpec(Declared):
     """See :class:`mlops_provider.core.guards.PredictionGuard`."""
 
     maximum: Annotated[float, Field(gt=0)]
-    minimum_rows: Count = 200
+    minimum_rows: KeptRows = 200
 
 
 class AgreementGuardSpec(Declared):
@@ -430,7 +435,7 @@ class AgreementGuardSpec(Declared):
 
     minimum: Annotated[float, Field(gt=0, le=1)]
     within: Annotated[float, Field(ge=0)]
-    minimum_rows: Count = 200
+    minimum_rows: KeptRows = 200
 
 
 class PerformanceGuardSpec(Declared):

@@ -194,6 +194,24 @@ def test_agreement(agreeing: int, requests: int, verdict: Verdict, said: str) ->
     assert read(guards, Observed(), Observed(), pairs=pairs).verdict == "not_judged"
 
 
+def test_rows_of_a_few_requests_are_no_proof_however_many_they_are() -> None:
+    agreement = Guards(agreement=AgreementGuard(0.9, 0.05, 50))
+    predictions = Guards(predictions=PredictionGuard(0.5, 50))
+    few, enough = [[0.0] * 10] * 9, [[0.0] * 10] * 10
+    far = Interval(9.0, 9.0, 9.0)
+
+    def apart(requests: int) -> Reading:
+        return read(agreement, Observed(), Observed(), pairs=[[(0.5, 0.9)] * 10] * requests, shadowed=True)
+
+    def distant(ours: list[list[float]], theirs: list[list[float]]) -> Reading:
+        return read(predictions, Observed(predictions=ours), Observed(predictions=theirs), distance=far)
+
+    assert apart(9).sentence == "agreement: 9 requests so far, 10 are needed."
+    assert distant(few, enough).sentence == distant(enough, few).sentence
+    assert distant(few, enough).sentence == "predictions: 9 requests of each so far, 10 are needed."
+    assert (apart(10).verdict, distant(enough, enough).verdict) == ("breached", "breached")
+
+
 def test_rows_that_disagree_together_are_as_little_proof_as_one() -> None:
     apart = [(10, 10)] * 4 + [(0, 10)] * 16
 
@@ -266,6 +284,7 @@ def known(score: float, worse: float, *, champion: float = 0.7, error: float = 0
 
 
 ALONE = Performance(Scored(100, Estimate(0.7, 0.01)))
+FEW = Met(Scored(40), Scored(400, Estimate(0.7, 0.01)))
 LAST = Performance(Scored(300, Estimate(0.55, 0.01)), known(0.71, -0.01).met)
 
 
@@ -295,6 +314,17 @@ LAST = Performance(Scored(300, Estimate(0.55, 0.01)), known(0.71, -0.01).met)
         (AUC, Performance(Scored(500, Estimate(0.7, 0.01), 10)), "passed", "roc_auc 0.7000 of 500 labelled"),
         (AUC, ALONE, "passed", "limit 0.6000; there is no champion's to compare it with."),
         (AUC, Performance(Scored(99), known(0.7, 0.0).met), "waiting", "99 labelled predictions so far, 100 are "),
+        (AUC, Performance(Scored(5000, Estimate(0.45, 0.01)), FEW), "breached", "0.4500 of 5,000 labelled"),
+        (AUC, Performance(Scored(5000, Estimate(0.7, 0.01)), FEW), "waiting", "40 labelled predictions so far, 100"),
+        (AUC, Performance(Scored(9), FEW), "waiting", "40 labelled predictions so far, 100 are needed."),
+        (
+            AUC, Performance(Scored(5000, Estimate(0.4, 0.01)), known(0.595, -0.005, champion=0.59).met), "breached",
+            "limit 0.6000 (the champion missed it, too: 0.5900); where callers met both, roc_auc 0.5950",
+        ),
+        (
+            AUC, Performance(Scored(5000, Estimate(0.58, 0.01)), known(0.595, -0.005, champion=0.59).met), "passed",
+            "limit 0.6000 (the champion missed it, too: 0.5900); where callers met both, roc_auc 0.5950",
+        ),
         (RMSE, ALONE, "not_judged", "callers met no champion to compare with, and no limit is declared."),
         (RMSE, Performance(Scored(), known(0.6, -0.1).met), "passed", "of 100 labelled predictions, 0.1000 better"),
         (RMSE, known(0.78, 0.08), "breached", "tolerated drop 0.0700 (10 %)."),

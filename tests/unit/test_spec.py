@@ -374,6 +374,14 @@ WRONG = [
         {"rollout": {"guards": {"agreement": {"minimum": 0.0, "within": 1.0}}}},
         "29: rollout.guards.agreement.minimum: ",
     ),
+    (
+        {"rollout": {"guards": {"predictions": {"maximum": 0.5, "minimum_rows": 2001}}}},
+        "30: rollout.guards.predictions.minimum_rows: expected less than or equal to 2000, got 2001.",
+    ),
+    (
+        {"rollout": {"guards": {"agreement": {"minimum": 0.9, "within": 0.1, "minimum_rows": 2001}}}},
+        "31: rollout.guards.agreement.minimum_rows: expected less than or equal to 2000, got 2001.",
+    ),
     ({"serving": {"fallback": 1.5}}, "27: serving.fallback: expected a probability, 0-1, got 1.5."),
     ({"serving": {"fallback": float("inf")}}, "27: serving.fallback: expected a finite number, got inf."),
     ({"serving": {"deadline_seconds": 90}}, "26: serving: deadlines must lie above 0, and the default not above the "),

@@ -12,7 +12,7 @@ from mlops_provider.core.metrics import Interval, number
 from mlops_provider.core.names import WithoutData
 from mlops_provider.core.payload import Payload
 from mlops_provider.core.performance import Performance, PerformanceGuard, performance
-from mlops_provider.core.readings import SURE, Reading, Verdict, judged, percent, waiting
+from mlops_provider.core.readings import FEWEST, SURE, Reading, Verdict, judged, percent, waiting
 
 # What guards say is part of their vocabulary: one import gives both.
 __all__ = [
@@ -110,7 +110,7 @@ class PredictionGuard(Payload):
     A version may not predict something else altogether than the champion; more is a breach if it can't be chance.
 
     :param maximum: Largest Wasserstein distance between their predictions, in standard deviations of the champion's.
-    :param minimum_rows: Predictions of each below which nothing is judged.
+    :param minimum_rows: Predictions of each below which nothing is judged, nor below those of ten requests of each.
     """
 
     maximum: float
@@ -128,7 +128,7 @@ class AgreementGuard(Payload):
 
     :param minimum: Share of the rows on which both agree, 0-1.
     :param within: Difference up to which two predictions agree, in units of the prediction.
-    :param minimum_rows: Rows below which nothing is judged.
+    :param minimum_rows: Rows below which nothing is judged, nor below those of ten requests.
     """
 
     minimum: float
@@ -288,6 +288,9 @@ def _predictions(
         )  # fmt: skip
     sample = min(sample, sum(map(len, champion.predictions)))
     about = ("predictions", guard.maximum, sample, guard.minimum_rows)
+    fewest = min(len(candidate.predictions), len(champion.predictions))
+    if sample >= guard.minimum_rows and fewest < FEWEST:
+        return waiting("predictions", guard.maximum, fewest, FEWEST, unit="requests of each")
     if distance is None or sample < guard.minimum_rows:
         return waiting(*about, unit="predictions of each")
     verdict, chance = _beyond(guard.maximum, distance.value, distance.low)
@@ -302,6 +305,8 @@ def _agreement(guard: AgreementGuard, pairs: Sequence[Sequence[tuple[float, floa
         return judged("not_judged", *about, None, "no rows are scored by both here; they were as a shadow.")
     if rows < guard.minimum_rows:
         return waiting(*about, unit="rows")
+    if len(pairs) < FEWEST:
+        return waiting("agreement", guard.minimum, len(pairs), FEWEST, unit="requests")
     apart = [(sum(abs(one - other) > guard.within for one, other in request), len(request)) for request in pairs]
     share = 1 - sum(count for count, _ in apart) / rows
     verdict, chance = _beyond(1 - guard.minimum, 1 - share, 1 - share - SURE * deviation(apart))
