@@ -148,6 +148,8 @@ def described(spec: ModelSpec, found: Status) -> Iterator[str]:
     if found.readings:
         yield "guards now:"
         yield from (f"  {reading.verdict.replace('_', ' '):<10}  {reading.sentence}" for reading in found.readings)
+    if found.unread:
+        yield f"guards now: not known. {found.unread}"
     yield f"replicas: {len(found.replicas) or 'none that is alive'}"
     for replica in found.replicas:
         trouble = f"; {replica.error}" if replica.error else ""

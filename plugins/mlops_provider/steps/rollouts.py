@@ -52,6 +52,7 @@ class Status:
     :param version: Version on trial; None if no rollout is under way.
     :param steps: What is left of the rollout, the step it is in first.
     :param readings: What its guards say now.
+    :param unread: Why nobody knows what they say; empty if it is known.
     :param replicas: The live replicas.
     :param incident: The newest incident.
     :param drill: The newest rollback drill.
@@ -62,6 +63,7 @@ class Status:
     version: str | None
     steps: tuple[Step, ...]
     readings: tuple[Reading, ...]
+    unread: str
     replicas: Sequence[Replica]
     incident: Record | None
     drill: Record | None
@@ -75,16 +77,21 @@ def status(spec: ModelSpec, stores: Stores, *, target: Target) -> Status:
     version = on_trial(ledger, spec.name)
     steps: tuple[Step, ...] = ()
     found: tuple[Reading, ...] = ()
+    unread = ""
     if traffic and version:
         steps = rollout.plan(traffic, version, spec.rollout_policy)
         if steps[0].watched:
-            found = readings(spec, stores, target, traffic, version)
+            try:
+                found = readings(spec, stores, target, traffic, version)
+            except MLOpsError as error:  # all else is told, the more so now
+                unread = str(error)
     return Status(
         traffic=traffic,
         seconds=seconds_since(record) if record else 0.0,
         version=version,
         steps=steps,
         readings=found,
+        unread=unread,
         replicas=target.look(),
         incident=ledger.latest(Kind.INCIDENT, spec.name),
         drill=ledger.latest(Kind.DRILL, spec.name),
