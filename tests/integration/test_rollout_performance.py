@@ -23,9 +23,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from mlops_provider.cli import rollout as cli
+from mlops_provider.core.guards import Observed
 from mlops_provider.core.names import Arm, Header, Kind, Table
+from mlops_provider.core.rollout import Traffic
+from mlops_provider.exceptions import StoreUnavailableError
 from mlops_provider.operators.deploy import DeployModelOperator
-from mlops_provider.steps import live
+from mlops_provider.steps import live, rollouts
 from mlops_provider.steps.deploy import deploy
 from mlops_provider.stores.s3 import S3
 from mlops_provider.stores.tables import Tables
@@ -192,12 +195,14 @@ def logged(
     world.tables.append_once(uri, made.astype({"answered_at": "datetime64[us, UTC]"}), app_id=app, sequence=part)
 
 
-def told(world: World, rows: pd.DataFrame, *, part: int = 1) -> None:
-    """Deliver outcomes of requests."""
+def told(world: World, rows: pd.DataFrame, *, part: int = 1, by_key: bool = False) -> None:
+    """Deliver outcomes of requests, or of what they were about."""
     now = pd.Timestamp(datetime.now(UTC)).as_unit("us")
     known = pd.DataFrame(
         {"request_id": rows["request_id"], "row": rows.get("row", 0), "keys": None, "outcome": rows["outcome"]}
     )
+    if by_key:
+        known = known.assign(request_id=None, row=None, keys=rows["keys"])
     typed = known.astype({"request_id": "string", "keys": "string", "row": "Int64"})
     uri = world.tables.uri(MODEL, Table.OUTCOME_LOG)
     world.tables.append_once(uri, typed.assign(observed_at=now, received_at=now), app_id="server", sequence=part)
@@ -362,6 +367,18 @@ def test_ten_rows_of_a_request_count_at_most(world: World) -> None:
     assert said(world)[1] == "performance: 10 labelled predictions so far, 50 are needed."
 
 
+def test_what_is_asked_again_and_again_has_one_outcome(world: World) -> None:
+    flights = numbers(20, off=5, name="a")
+    polls = [flights.assign(request_id=[f"{poll}-{number}" for number in range(20)]) for poll in range(10)]
+    logged(world, pd.concat(polls), "2")
+    told(world, flights, by_key=True)
+    of_flights = said(world)[1]
+    told(world, polls[0], part=2)
+
+    assert of_flights == "performance: 20 labelled predictions so far, 50 are needed."
+    assert said(world)[1] == "performance: 40 labelled predictions so far, 50 are needed."  # told of each answer
+
+
 def test_equal_models_of_something_rare_wait_for_ten_of_each_class(world: World) -> None:
     def few(late: int, name: str) -> pd.DataFrame:
         rows = numbers(300, off=1, name=name)
@@ -401,6 +418,23 @@ def test_a_log_without_generations_is_told_apart_by_time(world: World) -> None:
     told(world, ours)
 
     assert "0 labelled predictions of the champion so far, 50 are needed" in said(world)[1]
+
+
+class Silent(InProcessTarget):
+    """Its replicas live, but do not say what callers met."""
+
+    def observed(self, _: Traffic) -> dict[str, Observed]:
+        raise StoreUnavailableError("Replica a lives but does not say what callers met.")
+
+
+def test_where_a_rollout_stands_is_told_though_a_replica_is_silent(world: World) -> None:
+    spec = world.spec()
+
+    lines = list(cli.described(spec, rollouts.status(spec, world.stores, target=Silent(world))))
+
+    assert f"{MODEL}: version 1: 90 %, version 2: 10 % (generation 2, not settled)" in lines
+    assert "guards now: not known. Replica a lives but does not say what callers met." in lines
+    assert "replicas: 2" in lines
 
 
 def test_the_plan_names_the_guard(world: World) -> None:

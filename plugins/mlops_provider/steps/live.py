@@ -54,7 +54,7 @@ def performance(
     Only rows of one step are compared: the share of the versions changes with the step, and the times may, too. There
     both answer, or one scores in the shadow of the other. A prediction and its outcome are joined as
     :func:`mlops_provider.steps.feedback.online` does, and by key also with what was recorded in the outcomes table
-    since the rollout began.
+    since the rollout began. An outcome that was told of an entity counts once, however often that was asked about.
 
     :param version: Version on trial.
     :param champion: The version it is compared with.
@@ -69,7 +69,7 @@ def performance(
     log = _predicted(spec, stores, known, under_way[both[-1] if both else -1 :], versions)
     if log.empty:
         return Performance(met=Met() if both else None)
-    labelled = feedback.joined(log, known)
+    labelled = _once(feedback.joined(log, known), known)
     of = {step.generation: labelled[labelled["generation"] == step.generation] for step in steps}
     return live.performance(
         of[steps[-1].generation],
@@ -80,6 +80,14 @@ def performance(
         resamples=spec.bootstrap.resamples,
         seed=spec.seed,
     )
+
+
+def _once(labelled: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+    """Of the rows that share what was told of their entity, the newest of each version in each step."""
+    asked = known.loc[known["request_id"].notna(), _ROW].astype({"row": "int64"})
+    own = pd.MultiIndex.from_frame(labelled[_ROW]).isin(pd.MultiIndex.from_frame(asked))
+    again = labelled.duplicated(["keys", scoring.VERSION, "generation"], keep="last")
+    return labelled[own | ~again]
 
 
 def _traffic(record: Record) -> Traffic:
