@@ -19,10 +19,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
+from mlops_provider.core.guards import Decision
 from mlops_provider.core.names import Header, Kind
 from mlops_provider.exceptions import GuardBreachedError, RolloutRefusedError
 from mlops_provider.steps.deploy import deploy
 from mlops_provider.steps.rollback import rollback
+from mlops_provider.steps.watch import watch
 from support import serving
 from support.serving import COLUMNS, MODEL, World, frame, origin
 from support.stack import ROOT, wait_until
@@ -193,7 +195,14 @@ def test_a_rollout_whose_worker_is_killed_goes_on_where_it_was_and_rolls_back_fa
     assert {answer.status_code for answer in callers.answers} == {200}
 
 
-def test_a_good_version_passes_every_guard_in_every_phase(trained: World) -> None:
+def test_a_good_version_passes_every_guard_in_every_phase(trained: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    decided: list[Decision] = []
+
+    def watched(*about: Any, **how: Any) -> Decision:
+        decided.append(watch(*about, **how))
+        return decided[-1]
+
+    monkeypatch.setattr("mlops_provider.steps.release.watch", watched)
     trained.record(BETTER, champion="1")
     guards = {
         **GUARDS,
@@ -214,5 +223,9 @@ def test_a_good_version_passes_every_guard_in_every_phase(trained: World) -> Non
 
     moves = [(dict(each.split), each.shadow) for each in trained.ledger.traffic_history(MODEL)[before:]]
     assert moves == [({"1": 100, BETTER: 0}, (BETTER,)), ({"1": 0, BETTER: 100}, ("1",)), ({BETTER: 100}, ())]
+    passed = [decision for decision in decided if decision.action == "go_on"]
+    assert [{each.guard: each.verdict for each in decision.readings} for decision in passed] == [
+        dict.fromkeys(guards, "passed")
+    ] * 2
     assert all(f"{guard}: " in settled.reason for guard in guards)
     assert {answer.status_code for answer in callers.answers} == {200}

@@ -524,11 +524,15 @@ def test_what_callers_met_is_read_from_cloudwatch(cloud: Cloud) -> None:
         (4, "ModelLatency", 12000.0),
     ]:
         cloud.service.measure(ENDPOINT, "v2", name, value, checked + timedelta(minutes=minutes))
+    for name, value in (("Invocations", 5.0), ("Invocation5XXErrors", 6.0)):
+        cloud.service.measure(ENDPOINT, "v3", name, value, checked + timedelta(minutes=4))
 
     seen = target.observed(Traffic(MODEL, 1, {"1": 90, "2": 10}, settled=False))
 
     assert (seen["2"].requests, seen["2"].errors, seen["2"].p99_ms) == (100, 3, 4.0)
     assert seen["1"] == Observed()
+    ahead = target.observed(Traffic(MODEL, 1, {"1": 90, "3": 10}, settled=False))["3"]
+    assert (ahead.requests, ahead.errors) == (5, 5)  # an error may be told before its request
     assert target.observed(Traffic(MODEL, 2, {"1": 100}, settled=False)) == {"1": Observed()}  # not checked yet
 
 

@@ -351,6 +351,7 @@ PASSED, BREACHED, WAITING, NOT_JUDGED = (
     ("elapsed", "found", "action", "wait"),
     [
         (0, (PASSED,), "wait", 15),
+        (-5, (PASSED,), "wait", 15),
         (50, (PASSED,), "wait", 10),
         (60, (PASSED, NOT_JUDGED), "go_on", 0),
         (0, (PASSED, BREACHED), "roll_back", 0),
@@ -367,6 +368,10 @@ def test_a_step_is_watched_for_its_soak_and_then_for_its_samples(
 
     assert (decision.action, decision.wait_seconds) == (action, wait)
     assert decision.reasons
+
+
+def test_a_clock_that_goes_before_is_no_reason_to_wait() -> None:
+    assert decide(Soak(0, 0, 15, "hold"), (PASSED,), elapsed=-0.4).action == "go_on"
 
 
 @pytest.mark.parametrize(("policy", "action"), [("rollback", "give_up"), ("hold", "wait"), ("proceed", "go_on")])

@@ -183,9 +183,9 @@ class SageMaker:
     def _observed(self, name: str, began: datetime) -> Observed:
         seen = self.api.minutes(name, began)
         slowest = next(iter(sorted(seen.latencies)[-2:]), None)
-        return Observed(
-            requests=int(seen.invocations), errors=int(seen.errors), p99_ms=None if slowest is None else slowest / 1000
-        )
+        requests, p99_ms = int(seen.invocations), None if slowest is None else slowest / 1000
+        # The two are counted apart, and may be told a moment apart.
+        return Observed(requests=requests, errors=min(int(seen.errors), requests), p99_ms=p99_ms)
 
     def _move(self) -> None:
         """Look, and make the next move."""
