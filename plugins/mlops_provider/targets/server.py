@@ -149,7 +149,8 @@ class Server:
             response.raise_for_status()
             found = response.json()
             versions: Mapping[str, Any] = found["versions"] if found["generation"] == generation else {}
-            _ = [each["answered"] for each in versions.values()]
+            if any("answered" not in each for each in versions.values()):
+                raise KeyError("answered")
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             raise StoreUnavailableError(
                 f"Replica {replica.replica} at {replica.url} lives but does not say what callers met "
