@@ -179,7 +179,7 @@ def test_without_a_minimum_sample_the_split_before_comes_back_and_the_version_ma
     quick = {"soak_seconds": 0.0, "wait_at_most_seconds": 0.0}
 
     with pytest.raises(
-        InconclusiveRolloutError, match="errors: 0 requests so far, 50 are needed.*serves version 1: 100"
+        InconclusiveRolloutError, match="errors: 0 requests so far, 50 are needed.*brings back version 1: 100"
     ):
         look(world, target, **quick)
 
@@ -259,7 +259,7 @@ def test_an_override_whose_version_is_not_seen_to_be_loaded_leaves_nothing_behin
     with pytest.raises(StoreUnavailableError) as error:
         rollouts.override(spec, world.stores, "2", reason="hurry", target=target, origin=by, patience=0.0)
 
-    back = "It was taken back, and may be deployed again; generation 4 serves version 1: 100 %."
+    back = "It was taken back, and may be deployed again; generation 4 brings back version 1: 100 %."
     assert (back in str(error.value), splits(world)[-1]) == (
         (False, {"1": 100, "2": 0}) if under_way else (True, {"1": 100})
     )
