@@ -39,6 +39,17 @@ def test_deadlines_come_in_their_order_and_those_of_answered_requests_never() ->
     assert asyncio.run(run()) == [0.02, 0.06]
 
 
+def test_requests_that_are_late_together_are_answered_in_the_order_they_came_in() -> None:
+    async def run() -> list[float]:
+        deadlines, served = Deadlines(), _Served()
+        arrived = time.perf_counter()
+        for number in range(100):
+            deadlines.begin(cast("Any", served), 0.01, arrived, 0.0).call = cast("Any", number)
+        return [await served.expired.get() for _ in range(100)]
+
+    assert asyncio.run(run()) == list(range(100))
+
+
 def test_no_deadline_comes_early_and_the_timer_rests_while_there_is_none() -> None:
     async def run() -> None:
         deadlines, served = Deadlines(), _Served()

@@ -51,7 +51,8 @@ class Deadlines:
     """
 
     def __init__(self) -> None:
-        self._due: dict[int, set[Deadline]] = {}
+        # In the order in which they came, so that those of one look expire in it; a set would forget it.
+        self._due: dict[int, dict[Deadline, None]] = {}
         self._looked = 0
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -72,16 +73,16 @@ class Deadlines:
         deadline = Deadline(served, own, tick, asyncio.current_task(loop))
         due = self._due.get(tick)
         if due is None:
-            self._due[tick] = {deadline}
+            self._due[tick] = {deadline: None}
         else:
-            due.add(deadline)
+            due[deadline] = None
         return deadline
 
     def forget(self, deadline: Deadline) -> None:
         """Forget a deadline whose request is answered."""
         due = self._due.get(deadline.tick)
         if due is not None:
-            due.discard(deadline)
+            due.pop(deadline, None)
             if not due:
                 del self._due[deadline.tick]
 
