@@ -473,6 +473,23 @@ def test_a_version_with_a_share_that_can_be_loaded_no_more_goes_back_and_may_ret
     assert look("second").split == {"3": 100}
 
 
+def test_a_version_that_has_settled_and_can_be_loaded_no_more_is_no_place_to_go_back_to(
+    world: World, target: InProcessTarget
+) -> None:
+    world.record("3", champion="2", packable=True)
+
+    def restart(traffic: Traffic) -> None:
+        if traffic.settled and "3" in traffic.split:
+            target.refusing.add("3")
+
+    target.when_moved = restart
+    with pytest.raises(NotLoadedError, match="Version 3 was taken back; generation .* serves version 2: 100 %"):
+        advance(world.spec(), world.stores, "3", target=target, origin=origin(run="first"), patience=2)
+
+    assert newest(world, 1) == [({"2": 100}, True)]
+    assert rolled_back(world.ledger, MODEL) == {"3"}
+
+
 def test_a_failed_drill_stays_failed_when_its_task_is_cleared(world: World, target: InProcessTarget) -> None:
     target.lying.add("1")
     with pytest.raises(ServingCheckError) as first:

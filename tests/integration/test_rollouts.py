@@ -30,6 +30,7 @@ from mlops_provider.exceptions import (
 from mlops_provider.operators.deploy import CheckServingOperator, DeployModelOperator, EndRolloutOperator
 from mlops_provider.steps import incidents, rollouts
 from mlops_provider.steps.deploy import Waiting, advance, deploy
+from mlops_provider.steps.rollback import rollback
 from mlops_provider.stores.ledger import Ledger
 from support.in_process import InProcessTarget
 from support.serving import MODEL, World, origin
@@ -420,6 +421,42 @@ def test_a_rollout_that_was_paused_to_the_last_try_is_told_by_the_teardown(
     assert (before, len(told)) == ([], 1)
     assert "The model server gave no answer. Version 2 was taken back; generation 4 serves version 1: 100 %" in told[0]
     assert (incident["generation"], incident["restored"], incident["most"]) == (3, 4, 0)
+
+
+@pytest.mark.parametrize("by", ["abort", "rollback", "rollback 2"])
+def test_who_ends_a_rollout_that_is_paused_ends_its_run(world: World, target: InProcessTarget, by: str) -> None:
+    target.silent = True
+    with pytest.raises(StoreUnavailableError):
+        advance(world.spec(rollout=SLOWLY), world.stores, "2", target=target, origin=origin(run="deploy"), patience=0.0)
+    target.silent = False
+    how: Any = {"reason": "a holiday", "target": target, "origin": origin(by.partition(" ")[0], "by hand")}
+
+    if by == "abort":
+        back = rollouts.abort(world.spec(rollout=SLOWLY), world.stores, **how)
+    else:
+        back = rollback(MODEL, world.stores, version=by.partition(" ")[2] or None, **how)
+
+    assert back.split == {"1": 100}
+    with pytest.raises(RolloutRefusedError, match=r"aborted by ada \(a holiday\)"):
+        look(world, target)
+    assert splits(world)[-1] == {"1": 100}
+
+
+def test_a_teardown_tells_of_no_pause_whose_version_somebody_else_took_up(
+    world: World, target: InProcessTarget
+) -> None:
+    told: list[str] = []
+    target.silent = True
+    with pytest.raises(StoreUnavailableError):
+        advance(world.spec(rollout=SLOWLY), world.stores, "2", target=target, origin=origin(run="deploy"), patience=0.0)
+    target.silent = False
+    by = origin("promote", "by hand")
+    rollouts.override(world.spec(rollout=SLOWLY), world.stores, "2", reason="hurry", target=target, origin=by)
+
+    with pytest.raises(AirflowSkipException):
+        teardown(world, target, told).execute(context())
+
+    assert (told, world.ledger.history(Kind.INCIDENT, MODEL), splits(world)[-1]) == ([], [], {"2": 100})
 
 
 def test_a_rollout_that_was_not_judged_is_told_once_by_its_task(world: World, target: InProcessTarget) -> None:

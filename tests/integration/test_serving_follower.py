@@ -48,6 +48,26 @@ def replica(tmp_path: Path) -> Iterator[Replica]:
     ledger.close()
 
 
+def test_what_is_recorded_while_a_version_loads_drops_none_that_comes_next(replica: Replica) -> None:
+    for version in ("1", "2"):
+        replica.move({version: 100})
+    load = replica.load
+
+    def load_slowly(model: str, version: str) -> LoadedVersion:
+        replica.load = load
+        replica.refuse("3")
+        replica.ledger.propose_traffic(MODEL, {"2": 100}, settled=True, expected_generation=3)
+        return load(model, version)
+
+    replica.load = load_slowly
+    replica.move({"3": 100})
+    replica.away = True
+    replica.poll()
+
+    assert replica.snapshot is not None
+    assert replica.snapshot.split == {"2": 100}
+
+
 def test_after_a_failed_candidate_a_rollback_still_needs_no_registry(replica: Replica) -> None:
     for version in ("1", "2"):
         replica.move({version: 100})

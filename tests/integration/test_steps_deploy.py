@@ -534,6 +534,24 @@ def test_a_rollback_that_nobody_saw_served_is_confirmed_by_the_next_one_unless_i
         assert back(world, target, "r3").split == {"1": 100}
 
 
+def test_a_try_again_of_a_rollback_that_waited_for_another_one_goes_no_further(
+    world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    third_of_three(world, target)
+    behind = target.observe()
+    with monkeypatch.context() as patch:
+        patch.setattr(target, "observe", lambda: behind)
+        with pytest.raises(StoreUnavailableError):
+            back(world, target, "a", patience=0.1)
+        with pytest.raises(RolloutRefusedError, match="Nothing was moved: it had come back before"):  # not retried
+            back(world, target, "b", patience=0.1)
+
+    seen = back(world, target, "c")
+
+    assert back(world, target, "c") == seen
+    assert (seen.split, rolled_back(world.ledger, MODEL)) == ({"2": 100}, {"3"})
+
+
 def test_a_rollback_that_was_killed_before_it_moved_leaves_nothing_more_once_another_has_moved(
     world: World, target: InProcessTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,13 +59,21 @@ def test_a_rollout_without_a_guard_is_refused() -> None:
             "errors: 12 of 120 requests failed (10 %), limit 1 %; the champion's fail as often (11 %).",
         ),
         (
-            Observed(120, 12), Observed(50, 50), "passed",
+            Observed(120, 12), Observed(50, 50), "waiting",
+            "errors: 50 requests of the champion so far, 100 are needed.",
+        ),
+        (
+            Observed(120, 12), Observed(150, 150), "passed",
             "errors: 12 of 120 requests failed (10 %), limit 1 %; the champion's fail as often (100 %).",
         ),
         (
-            Observed(100, 10), Observed(40, 0), "passed",
+            Observed(100, 10), Observed(40, 0), "waiting",
+            "errors: 40 requests of the champion so far, 100 are needed.",
+        ),
+        (
+            Observed(100, 10), Observed(100, 3), "passed",
             (
-                "errors: 10 of 100 requests failed (10 %), limit 1 %; of the champion's 0 % (40 requests); "
+                "errors: 10 of 100 requests failed (10 %), limit 1 %; of the champion's 3 % (100 requests); "
                 "it may be chance."
             ),
         ),

@@ -63,6 +63,16 @@ def test_no_deadline_comes_early_and_the_timer_rests_while_there_is_none() -> No
     asyncio.run(run())
 
 
+def test_a_deadline_that_is_over_when_it_is_set_comes_at_the_next_look() -> None:
+    async def run() -> Any:
+        deadlines, served = Deadlines(), _Served()
+        deadline = deadlines.begin(cast("Any", served), 0.004, time.perf_counter() - 0.5, 0.0)
+        deadline.call = cast("Any", "late")
+        return await asyncio.wait_for(served.expired.get(), 10)
+
+    assert asyncio.run(run()) == "late"
+
+
 def test_a_request_that_is_not_read_in_time_is_no_longer_read() -> None:
     async def run() -> bool:
         deadlines = Deadlines()

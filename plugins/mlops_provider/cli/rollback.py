@@ -56,8 +56,8 @@ def _left(ledger: Ledger, traffic: Traffic, origin: Origin) -> str:
         return f"That ended a rollback drill; {further}."
     refused, left = decided.payload["refused"], set(decided.payload["from"]) - set(traffic.split)
     said = [f"Version {version} does not return." for version in refused]
-    said += [
-        f"Version {version} had no share: its rollout ended, and it may be deployed again; {further}."
-        for version in sorted(left - set(refused))
-    ]
+    for version in sorted(left - set(refused)):
+        share = decided.payload["from"][version]
+        had = f"was on trial with {share} %" if share else "had no share"
+        said.append(f"Version {version} {had}: its rollout ended, and it may be deployed again; {further}.")
     return " ".join(said)

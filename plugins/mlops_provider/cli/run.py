@@ -267,7 +267,7 @@ class Stages:
                     elif not self.has_moved():
                         return
                     print(f"  {rollouts.end(self.spec, self.stores, version, reason=reason, origin=origin, **how)}")
-                    rollouts.wait_until_back(self.spec, self.stores, origin=origin, **how)
+                    rollouts.wait_until_back(self.spec, self.stores, target=how["target"], origin=origin)
                     return
                 except NothingToDo as nothing:
                     print(f"  {nothing}")

@@ -229,10 +229,16 @@ def _errors(guard: ErrorGuard, candidate: Observed, champion: Observed | None) -
         return judged("passed", *about, share, f"{said}; so few may be chance.")
     if champion and champion.requests:
         theirs = champion.errors / champion.requests
+        surely = surely_more((candidate.errors, candidate.requests), (champion.errors, champion.requests))
+        if not surely and champion.requests < guard.minimum_requests:
+            # So few excuse nothing, and condemn nothing.
+            return waiting(
+                "errors", guard.maximum, champion.requests, guard.minimum_requests, unit="requests of the champion"
+            )
         if theirs >= share:
             return judged("passed", *about, share, f"{said}; the champion's fail as often ({percent(theirs)}).")
         said += f"; of the champion's {percent(theirs)}"
-        if not surely_more((candidate.errors, candidate.requests), (champion.errors, champion.requests)):
+        if not surely:
             return judged("passed", *about, share, f"{said} ({champion.requests:,} requests){_CHANCE}.")
     return judged("breached", *about, share, f"{said}.")
 

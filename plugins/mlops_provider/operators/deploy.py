@@ -94,8 +94,8 @@ class IncidentOperator(TrafficOperator):
             return
         from mlops_provider.steps import incidents
 
-        origin, ledger = origin_of(context), self.stores.ledger
         try:
+            origin, ledger = origin_of(context), self.stores.ledger
             for incident in incidents.untold(ledger, self.spec.name, origin):
                 said = incidents.sentence(ledger, incident)
                 if summary.startswith(str(incident.payload["reason"])):
@@ -225,7 +225,7 @@ class EndRolloutOperator(IncidentOperator):
         summary = rollouts.end(self.spec, self.stores, self.version, reason=reason, origin=origin, **how)
         self.tell_incidents(context, summary)
         # People are told first: what came back may not be served yet, and a retry only waits for that.
-        rollouts.wait_until_back(self.spec, self.stores, origin=origin, **how)
+        rollouts.wait_until_back(self.spec, self.stores, target=self.target, origin=origin)
         return summary
 
 

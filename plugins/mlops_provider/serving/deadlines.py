@@ -9,7 +9,7 @@ from mlops_provider.serving.lane import Call
 from mlops_provider.serving.served import FALLBACK_MARGIN, ServedModel
 
 TICK = 0.002
-"""Seconds between looks: a deadline is noticed so much late at most."""
+"""Seconds between looks: a deadline is noticed so much late at most, and what the loop itself is late."""
 _MOST_LAG = 0.6
 """Share of a deadline that is given up for the lag at most: a server that refused everybody would be of no use."""
 
@@ -68,7 +68,7 @@ class Deadlines:
         own -= min(2 * lag, seconds * _MOST_LAG)
         loop = self._loop
         if loop is None:
-            loop = self._watch()
+            loop = self._watch(arrived)
         tick = int((arrived + own) / TICK) + 1
         deadline = Deadline(served, own, tick, asyncio.current_task(loop))
         due = self._due.get(tick)
@@ -86,11 +86,16 @@ class Deadlines:
             if not due:
                 del self._due[deadline.tick]
 
-    def _watch(self) -> asyncio.AbstractEventLoop:
+    def _watch(self, arrived: float) -> asyncio.AbstractEventLoop:
+        """Begin to look, at each tick; the first deadline, however short, comes after the tick of its arrival."""
         loop = self._loop = asyncio.get_running_loop()
-        self._looked = int(time.perf_counter() / TICK) - 1
-        loop.call_later(TICK, self._look)
+        self._looked = int(arrived / TICK)
+        loop.call_later(self._until(self._looked + 1), self._look)
         return loop
+
+    @staticmethod
+    def _until(tick: int) -> float:
+        return max(0.0, tick * TICK - time.perf_counter())
 
     def _look(self) -> None:
         assert self._loop is not None
@@ -100,6 +105,6 @@ class Deadlines:
                 deadline.end()
         self._looked = now
         if self._due:
-            self._loop.call_later(TICK, self._look)
+            self._loop.call_later(self._until(now + 1), self._look)
         else:
             self._loop = None

@@ -120,7 +120,7 @@ class Follower:
             return
         versions = {version: self._loaded[version] for version in split}
         shadow = tuple(version for version in traffic.shadow if version in self._loaded)
-        before, later = self._spare(versions)
+        before, later = self._spare(traffic, versions)
         swapped = Snapshot(self.model, traffic.generation, split, versions, shadow, before)
         if swapped != self.snapshot:
             self.snapshot = swapped
@@ -155,10 +155,13 @@ class Follower:
             return True
         return any(record.settled for record in self.ledger.traffic_history(self.model))
 
-    def _spare(self, serving: Mapping[str, LoadedVersion]) -> tuple[dict[str, LoadedVersion], dict[str, LoadedVersion]]:
-        """Loaded versions besides *serving* that a rollback now would bring back, and those that one after it would."""
+    def _spare(
+        self, traffic: Traffic, serving: Mapping[str, LoadedVersion]
+    ) -> tuple[dict[str, LoadedVersion], dict[str, LoadedVersion]]:
+        """Loaded versions besides *serving* that a rollback of *traffic* would bring back, and that one after it."""
         refused = rolled_back(self.ledger, self.model)
-        history = self.ledger.traffic_history(self.model)
+        # Loading takes time: what was recorded meanwhile is for the next look.
+        history = [each for each in self.ledger.traffic_history(self.model) if each.generation <= traffic.generation]
         settled = max((place for place, record in enumerate(history) if record.settled), default=-1)
         found = []
         for records in (history, history[: settled + 1]):

@@ -115,10 +115,25 @@ def _paused_for_good(stores: Stores, lever: Lever, version: str, patience: float
     if not ours or not ours[-1].payload["reason"].startswith(PAUSED):
         return None
     back = Traffic.from_json(ours[-1].payload)
+    later = (traffic for traffic in ledger.traffic_history(model) if traffic.generation > back.generation)
+    if any(version in traffic.split for traffic in later):  # somebody else took it up
+        return None
     if ledger.find(Kind.INCIDENT, f"{model}:{back.generation - 1}"):
         return None
     about = {"generation": back.generation - 1, "reason": back.reason.removeprefix(PAUSED)}
     return sentence(ledger, _completed(stores, lever, ours[-1], version, back, patience=patience, about=about))
+
+
+def end_paused(lever: Lever, back: Traffic, reason: str) -> None:
+    """Record that a person ended what a task had only paused when *back* came back: no try of its run goes on then."""
+    if not back.reason.startswith(PAUSED):
+        return
+    before = lever.ledger.find(Kind.TRAFFIC, f"{lever.model}:{back.generation - 1}")
+    if before is None:
+        return
+    left = Traffic.from_json(before.payload)
+    for version in sorted(set(left.split) - set(back.split)):
+        lever.note_abort(version, reason, left)
 
 
 def _back(ledger: Ledger, model: str, version: str, since: int) -> Traffic | None:
@@ -215,9 +230,9 @@ def _record(stores: Stores, lever: Lever, about: Mapping[str, Any], *, key: str 
 
 def project_rollback(stores: Stores, traffic: Traffic) -> None:
     """Show a rollback in the registry; it must also work if the registry is away or refuses: traffic has moved."""
-    decided = stores.ledger.find(Kind.ROLLBACK, f"{traffic.model}:{traffic.generation - 1}")
-    reasons = dict.fromkeys(decided.payload["refused"], decided.payload["reason"]) if decided else {}
     try:
+        decided = stores.ledger.find(Kind.ROLLBACK, f"{traffic.model}:{traffic.generation - 1}")
+        reasons = dict.fromkeys(decided.payload["refused"], decided.payload["reason"]) if decided else {}
         # That of now: another version may have settled since.
         if serving := champion(stores.ledger, traffic.model):
             stores.registry.set_alias(traffic.model, Alias.CHAMPION, serving)

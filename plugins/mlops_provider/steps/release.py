@@ -276,9 +276,9 @@ class Release:
         self.note_check(current.generation, reason=str(failure))
         readings = failure.readings if isinstance(failure, GuardBreachedError) else ()
         # What callers met counts for good; what was seen before they met it does not. A version that can't be loaded
-        # answered nobody, and the reason may be a full disk.
-        met = current.split[self.version] > 0 and self.lever.opened() and not isinstance(failure, NotLoadedError)
-        refuse = bool(readings) or met
+        # answered nobody, and the reason may be a full disk; but one that has settled would be a place to go back to.
+        met = current.split[self.version] > 0 and self.lever.opened()
+        refuse = bool(readings) or (met and (current.settled or not isinstance(failure, NotLoadedError)))
         return incidents.fail(
             self.stores,
             self.lever,

@@ -8,8 +8,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlops_provider.core import rollout
-from mlops_provider.exceptions import MLOpsError, NothingToDo, ServingCheckError, StoreUnavailableError
-from mlops_provider.steps.incidents import project_rollback
+from mlops_provider.exceptions import (
+    MLOpsError,
+    NothingToDo,
+    RolloutRefusedError,
+    ServingCheckError,
+    StoreUnavailableError,
+    TransientError,
+)
+from mlops_provider.steps.incidents import end_paused, project_rollback
 from mlops_provider.steps.traffic import ROLLBACK, Lever
 
 if TYPE_CHECKING:
@@ -40,26 +47,34 @@ def rollback(
 
     What callers met of what is left never returns, so rolling back twice goes further back or is refused; a version
     that had no share yet may come again, in another run. What came back before, and was not seen to be served, is
-    waited for instead, unless a replica refuses it. A retry only completes what its first try began. Without a live
-    replica the record is all there is to do: servers follow it when they start.
+    waited for instead, unless a replica refuses it; a paused rollout that brought it back ends as by an abort. A retry
+    only completes what its first try began. Without a live replica the record is all there is to do: servers follow it
+    when they start.
 
     :param reason: Why, for the record.
     :param version: Version to leave, wherever it stands; by default whatever came last.
     :param patience: Longest wait for the replicas, in seconds.
     :return: The new traffic record; or the one that was waited for.
-    :raises RolloutRefusedError: There is nothing to go back to. Not retried.
+    :raises RolloutRefusedError: There is nothing to go back to; or what came back before was waited for in vain. Not
+        retried.
     :raises ServingCheckError: The version before serves, but refuses a row, or answers for another one. Not retried.
     :raises StoreUnavailableError: A replica does not follow, or the ledger is away. Retried.
     :raises NothingToDo: *version* is not in the traffic; or a retry finds that it has moved on since its first try.
     """
     started = time.monotonic()
     lever = Lever(stores.ledger, target, ROLLBACK, origin)
-    traffic = lever.moved_before() or _unseen(lever, version) or lever.take_back(reason, version=version)
+    traffic = lever.moved_before()
+    if traffic is None and (seen := lever.seen_before()):
+        return seen
+    waited = None if traffic else _unseen(lever, version)
+    traffic = traffic or waited or lever.take_back(reason, version=version)
     if lever.strategy_of(traffic) != ROLLBACK:
+        what = f"Version {version}" if version else "What an earlier try of this task decided to leave"
         raise NothingToDo(
-            f"Version {version} of {model!r} is not in generation {traffic.generation} "
-            f"({rollout.describe(traffic.split)}): there is nothing to take back."
+            f"{what} of {model!r} is not in generation {traffic.generation} ({rollout.describe(traffic.split)}): there "
+            "is nothing to take back."
         )
+    end_paused(lever, traffic, reason)
     try:
         further = f"mlops rollback --version {rollout.champion(traffic)} --reason '…'"
         again = f"{AGAIN}; if it can't serve, to go further back: {further}"
@@ -75,6 +90,11 @@ def rollback(
                     f"({rollout.describe(traffic.split)}). But asked with sample rows: {refused} To go further back: "
                     f"{AGAIN}."
                 ) from refused
+    except TransientError as trouble:
+        if waited is None:
+            raise
+        # What it waited for may be seen by others meanwhile, and then a retry would go further back.
+        raise RolloutRefusedError(f"Nothing was moved: it had come back before. {trouble}") from trouble
     finally:
         project_rollback(stores, traffic)
     return traffic

@@ -235,7 +235,10 @@ def abort(
     :raises StoreUnavailableError: The old split is recorded, but was not seen to be served. Retried.
     """
     lever = Lever(stores.ledger, target, spec.rollout_policy.strategy, origin)
-    back = lever.unseen() or lever.end_drill(f"aborted: {reason}", of_any_run=True)
+    if back := lever.unseen():
+        incidents.end_paused(lever, back, reason)
+    else:
+        back = lever.end_drill(f"aborted: {reason}", of_any_run=True)
     if back is None:
         version = _required(stores.ledger, spec.name)
         _record_abort(lever, version, reason)
@@ -270,14 +273,16 @@ def end(
     """
     ledger = stores.ledger
     lever = Lever(ledger, target, spec.rollout_policy.strategy, origin)
+    # What came back is only looked at for as long as a task holds its worker; a retry goes on with that.
+    holds = min(patience, target.holds)
     if back := lever.end_drill("drill: its task ended before it"):
-        lever.see(back, again=abort_command(spec.name), patience=patience)
+        lever.see(back, again=abort_command(spec.name), patience=holds)
         return f"The task ended before its drill; generation {back.generation} serves {rollout.describe(back.split)}."
     owner = _owner(ledger, spec.name, version) if on_trial(ledger, spec.name) == version else None
     if owner is None or not origin.same_run(owner):
         if completed := incidents.complete_ended(stores, lever, version, patience=patience):
             return completed
-        wait_until_back(spec, stores, target=target, origin=origin, patience=patience)
+        wait_until_back(spec, stores, target=target, origin=origin)
         raise NothingToDo(_not_ours(lever, version, owner))
     if not lever.opened():
         raise NothingToDo(
@@ -289,18 +294,17 @@ def end(
     return str(incidents.fail(stores, lever, version, failure, refuse=False, patience=patience))
 
 
-def wait_until_back(
-    spec: ModelSpec, stores: Stores, *, target: Target, origin: Origin, patience: float = PATIENCE
-) -> None:
+def wait_until_back(spec: ModelSpec, stores: Stores, *, target: Target, origin: Origin) -> None:
     """
     Wait until what *origin*'s run brought back is served, unless that was seen; a target may have refused the move.
 
-    :param patience: Longest wait for the replicas, in seconds.
+    It waits as long as a task holds its worker; a retry goes on.
+
     :raises StoreUnavailableError: It was not seen to be served. Retried.
     """
     lever = Lever(stores.ledger, target, spec.rollout_policy.strategy, origin)
     if (back := lever.unseen()) and origin.same_run(lever.origin_of(back)):
-        lever.see(back, again=abort_command(spec.name), patience=patience)
+        lever.see(back, again=abort_command(spec.name), patience=target.holds)
 
 
 def _owner(ledger: Ledger, model: str, version: str) -> str | None:

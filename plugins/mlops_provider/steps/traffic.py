@@ -168,6 +168,15 @@ class Lever:
             )
         return Traffic.from_json(moved[-1].payload)
 
+    def seen_before(self) -> Traffic | None:
+        """What an earlier try of this very task waited for, and saw served; None if traffic has moved since."""
+        record = self.ledger.latest(Kind.TRAFFIC, self.model)
+        if record is None or not self.ledger.find(
+            Kind.SERVING_CHECK, f"{self.origin.key}/{record.payload['generation']}"
+        ):
+            return None
+        return Traffic.from_json(record.payload)
+
     def move(
         self,
         standing: Standing,
