@@ -34,19 +34,21 @@ _CHANGING = ("whole", "flag")
 """Kinds whose arrays have another type where cells are missing."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # one per request: freezing it would cost more than checking two cells
 class Rows:
     """
     Checked cells of one request, in the order of a model's columns.
 
     :param cells: One sequence per column, all of the same length, at least 1.
-    :param single: The cells of the only row, if there is one and it came so.
     :param gaps: Numbers of the whole-number and flag columns with a missing cell: their arrays have another type.
+    :param single: The cells of the only row, if it named them and each is as its array will hold it.
+    :param record: The same by name.
     """
 
     cells: Sequence[Cells]
     gaps: tuple[int, ...]
     single: Cells | None = None
+    record: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
         return 1 if self.single is not None else len(self.cells[0])
@@ -92,7 +94,9 @@ def checked_row(record: Mapping[str, Any], columns: Sequence[Column]) -> Rows:
             break
         row.append(cell)
     else:
-        return Rows((), (), row)
+        if len(record) > len(row):
+            record = {column.name: cell for column, cell in zip(columns, row, strict=True)}
+        return Rows((), (), row, record)
     return checked({name: (cell,) for name, cell in record.items()}, columns)
 
 
@@ -112,12 +116,17 @@ def arrays(columns: Sequence[Column], requests: Sequence[Rows]) -> dict[str, NDA
     return {column.name: _CONVERT[column.kind](cells) for column, cells in zip(columns, by_column, strict=True)}
 
 
-def logged(joined: Arrays) -> list[dict[str, Any]]:
+def logged(joined: Arrays, requests: Sequence[Rows]) -> Sequence[Mapping[str, Any]]:
     """
     Give the rows back as the model saw them, for the prediction log; missing cells are NaN or None.
 
     The log writes both as null.
+
+    :param joined: What :func:`arrays` made of *requests*.
     """
+    records = [rows.record for rows in requests if rows.record is not None]
+    if len(records) == len(requests):
+        return records
     names = list(joined)
     cells = [
         (array.astype("datetime64[us]") if array.dtype.kind == "M" else array).tolist() for array in joined.values()

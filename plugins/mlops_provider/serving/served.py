@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -59,7 +59,7 @@ class Scored(NamedTuple):
 
     call: Call
     predictions: list[float]
-    features: list[dict[str, Any]]
+    features: Sequence[Mapping[str, Any]]
     identities: Sequence[str | None]
     answered_by: list[str] | None = None
 
@@ -247,7 +247,7 @@ class ServedModel:
                 call.settle()
                 for _, rows in _checked(call.version, [call]):
                     joined = arrays(call.version.columns, [rows])
-                    scored += self._scored(call, [self.policy.fallback] * len(rows), logged(joined))
+                    scored += self._scored(call, [self.policy.fallback] * len(rows), logged(joined, [rows]))
             self._record(scored)
         except Exception:  # nobody else answers these
             logger.exception("The fallback of %s failed on %s requests", self.model, len(batch))
@@ -285,9 +285,10 @@ class ServedModel:
 
     def _predicted(self, version: LoadedVersion, calls: Sequence[tuple[Call, Rows]]) -> Iterable[Scored]:
         """Give each call its predictions and the features they were made from; refuse those that can't be scored."""
-        joined = arrays(version.columns, [rows for _, rows in calls])
+        requests = [rows for _, rows in calls]
+        joined = arrays(version.columns, requests)
         try:
-            predictions = _finite(version.predict(joined), sum(len(rows) for _, rows in calls))
+            predictions = _finite(version.predict(joined), sum(map(len, requests)))
             answered_by = version.answered_by(joined).tolist() if version.answered_by else None
         except Exception as error:
             if len(calls) > 1:  # one of them may be to blame, and the others must not suffer
@@ -300,7 +301,7 @@ class ServedModel:
                 logger.exception("Version %s of %s failed on request %s", version.version, self.model, call.request_id)
                 call.outcome = failed()
             return []
-        features, end = logged(joined), 0
+        features, end = logged(joined, requests), 0
         parts: list[Scored] = []
         for call, rows in calls:
             begin, end = end, end + len(rows)
@@ -309,7 +310,11 @@ class ServedModel:
         return parts
 
     def _scored(
-        self, call: Call, predictions: list[float], features: list[dict[str, Any]], answered_by: list[str] | None = None
+        self,
+        call: Call,
+        predictions: list[float],
+        features: Sequence[Mapping[str, Any]],
+        answered_by: list[str] | None = None,
     ) -> Sequence[Scored]:
         """Add what the log holds of a call's rows; one of which that can't be told fails alone."""
         try:
@@ -394,7 +399,7 @@ class ServedModel:
             for cells in zip(*columns, strict=True)
         ] or [None] * rows
 
-    def _without_names(self, features: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _without_names(self, features: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         """Features as the log may hold them."""
         hidden = [name for name in self.pseudonyms.columns if features and name in features[0]]
         if not hidden:
