@@ -387,6 +387,8 @@ class ServedModel:
     def _identities(self, call: Call, rows: int) -> Sequence[str | None]:
         """What each row is about, where the request says so by all of the model's keys."""
         keys, columns = self.policy.keys, []
+        if not keys:
+            return [None] * rows
         for key in keys:
             cells = call.content.column(key)
             if cells is None or len(cells) != rows:
@@ -397,7 +399,7 @@ class ServedModel:
             if all(type(cell) in _PLAIN for cell in cells)
             else None
             for cells in zip(*columns, strict=True)
-        ] or [None] * rows
+        ]
 
     def _without_names(self, features: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         """Features as the log may hold them."""

@@ -56,18 +56,18 @@ class Snapshot:
     shadow: tuple[str, ...] = ()
     before: Mapping[str, LoadedVersion] = field(default_factory=dict)
     # Older versions take the lower end of the scale, see `chosen`.
-    _shares: tuple[tuple[str, int], ...] = field(init=False, repr=False, compare=False)
+    _chosen: tuple[LoadedVersion, ...] = field(init=False, repr=False, compare=False)
+    _bounds: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         shares = sorted(((version, weight) for version, weight in self.split.items() if weight), key=_age)
-        bounds = accumulate(weight for _, weight in shares)
-        placed = tuple((version, bound) for (version, _), bound in zip(shares, bounds, strict=True))
-        object.__setattr__(self, "_shares", placed)
+        object.__setattr__(self, "_chosen", tuple(self.versions[version] for version, _ in shares))
+        object.__setattr__(self, "_bounds", tuple(accumulate(weight for _, weight in shares)))
 
     @property
     def open(self) -> bool:
         """Whether requests that pin no version are answered."""
-        return bool(self._shares)
+        return bool(self._bounds)
 
     @property
     def leading(self) -> LoadedVersion:
@@ -95,16 +95,16 @@ class Snapshot:
         :param key: Request ID, or what stands for the entity that is asked about.
         :raises RefusedRequestError: No version has traffic yet.
         """
-        shares = self._shares
-        if len(shares) == 1:
-            return self.versions[shares[0][0]]
-        if not shares:
+        chosen = self._chosen
+        if len(chosen) == 1:
+            return chosen[0]
+        if not chosen:
             raise RefusedRequestError(
                 f"No version of {self.model} has traffic yet; deploy a version.", 503, retry_after=1
             )
         digest = hashlib.sha256(f"{self.model}:{key}".encode()).digest()
-        point = int.from_bytes(digest[:8], "big") % shares[-1][1]
-        return self.versions[shares[bisect_right(shares, point, key=lambda share: share[1])][0]]
+        point = int.from_bytes(digest[:8], "big") % self._bounds[-1]
+        return chosen[bisect_right(self._bounds, point)]
 
 
 def _age(share: tuple[str, int]) -> tuple[int, str]:
