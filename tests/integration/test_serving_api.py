@@ -657,6 +657,36 @@ def test_only_what_another_version_would_have_taken_is_an_error_of_a_version(mak
     assert made.post({"dataframe_records": [{"distance": 2.0}]}, **{Header.VERSION: "0"}).status_code == 404
 
 
+@pytest.mark.parametrize("fault", [ValueError, RuntimeError])
+def test_rows_that_the_version_before_can_not_score_either_are_nobodys_error(
+    make: Callable[..., Made], fault: type[Exception]
+) -> None:
+    def short_ones_only(columns: Arrays) -> NDArray[np.float64]:
+        if (columns["distance"] > 1000).any():
+            raise fault("too far")
+        return tenth_of_distance(columns)
+
+    def refuses_rain_too(columns: Arrays) -> NDArray[np.float64]:
+        if columns["wet"].any():
+            raise fault("too wet")
+        return short_ones_only(columns)
+
+    made = make(predict=refuses_rain_too)
+    before = {"0": LoadedVersion("0", short_ones_only, COLUMNS)}
+    made.follower.snapshot = dataclasses.replace(made.follower.snapshot, before=before)
+
+    def told(**cells: Any) -> tuple[int, int, int]:
+        status = made.post({"dataframe_records": [{**ROW, "distance": 1.0, "wet": False, **cells}]}).status_code
+        seen = made.served.observed()["versions"].get("1", {"requests": 0, "errors": 0})
+        return status, seen["requests"], seen["errors"]
+
+    refused = 400 if fault is ValueError else 500
+    assert told(distance=5000.0) == (refused, 0, 0)
+    assert told() == (200, 1, 0)
+    assert told(wet=True) == (refused, 2, 1)
+    assert told(wet=True, distance=5000.0) == (refused, 2, 1)
+
+
 # Tokens.
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlops_provider.core.names import Kind
-from mlops_provider.exceptions import StoreUnavailableError
+from mlops_provider.exceptions import EvidenceError, StoreUnavailableError
 from mlops_provider.serving.follower import Follower
 from mlops_provider.serving.snapshot import LoadedVersion
 from mlops_provider.stores.ledger import Ledger
@@ -99,3 +99,48 @@ def test_what_a_rollout_leaves_is_known_to_who_judges_it_and_nobody_may_ask_for_
     assert replica.snapshot is not None
     assert list(replica.snapshot.versions) == ["2"]
     assert list(replica.snapshot.before) == ["1"]
+
+
+def test_a_replica_that_starts_again_has_what_a_rollback_brings_back_once_it_serves(replica: Replica) -> None:
+    for version in ("1", "2"):
+        replica.move({version: 100})
+    replica.move({"3": 100}, settled=False)
+    again = Replica(replica.ledger)
+
+    again.poll()
+    assert again.snapshot is not None
+    assert (list(again.snapshot.versions), list(again.snapshot.before)) == (["3"], [])
+    again.away = True
+    again.poll()
+    assert again.trouble == ""
+    again.away = False
+    for _ in range(3):
+        again.poll()
+
+    assert list(again.snapshot.before) == ["2"]
+    again.away = True
+    again.refuse("3")
+    assert again.move({"2": 100})[0] == {"2": 100}
+    again.refuse("2")
+    assert again.move({"1": 100}) == ({"1": 100}, ["1"])
+
+
+def test_a_version_before_that_is_refused_is_no_trouble_and_not_tried_again(replica: Replica) -> None:
+    for version in ("1", "2"):
+        replica.move({version: 100})
+    again, tried = Replica(replica.ledger), []
+
+    def load(model: str, version: str) -> LoadedVersion:
+        tried.append(version)
+        if version == "1":
+            raise EvidenceError("The files of version 1 are not those that were registered.")
+        return replica.loaded(model, version)
+
+    again.load = load
+    for _ in range(4):
+        again.poll()
+
+    assert tried == ["2", "1"]
+    assert again.trouble == ""
+    assert again.snapshot is not None
+    assert not again.snapshot.before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mlops_provider.core.rollout import Traffic, rollback_split
@@ -23,9 +23,9 @@ class Follower:
     """
     Poll the traffic record, load new versions beside old ones, and swap when they are ready.
 
-    Versions stay in memory while a rollback could bring them back, so that it needs no registry.
-    The ledger or the registry being away changes nothing about what is served. Two threads:
-    one polls and loads, one sends heartbeats, so that a slow load is not taken for a dead replica.
+    Versions are in memory while a rollback could bring them back, so that it needs no registry; a replica that starts
+    loads these, too, once it serves. The ledger or the registry being away changes nothing about what is served. Two
+    threads: one polls and loads, one sends heartbeats, so that a slow load is not taken for a dead replica.
 
     :param model: Registered model to follow.
     :param replica: Name of this replica in the ledger.
@@ -62,6 +62,7 @@ class Follower:
         self.unreleased = False  # no version has settled yet, which is nobody's trouble
         self.errors: dict[str, str] = {}
         self._loaded: dict[str, LoadedVersion] = {}
+        self._wanted: list[str] = []
         self._retry_at = 0.0
         self._stopping = threading.Event()
         self._news = threading.Event()
@@ -101,6 +102,8 @@ class Follower:
             self.unreachable = ""
             if self.snapshot is None or self.snapshot.generation != traffic.generation or self.errors:
                 self._move_to(traffic)
+            elif self._wanted and time.monotonic() >= self._retry_at:
+                self._load_spare(traffic)
         except MLOpsError as error:
             self.unreachable = f"The ledger can't be read: {error}"
 
@@ -120,13 +123,18 @@ class Follower:
             return
         versions = {version: self._loaded[version] for version in split}
         shadow = tuple(version for version in traffic.shadow if version in self._loaded)
-        before, later = self._spare(traffic, versions)
-        swapped = Snapshot(self.model, traffic.generation, split, versions, shadow, before)
-        if swapped != self.snapshot:
-            self.snapshot = swapped
+        spare = self._spare(traffic)
+        before, later = (
+            {version: self._loaded[version] for version in names if version in self._loaded and version not in versions}
+            for names in spare
+        )
+        swapped, present = Snapshot(self.model, traffic.generation, split, versions, shadow, before), self.snapshot
+        self.snapshot, self._loaded = swapped, later | before | versions
+        if present is None or (swapped.generation, swapped.split) != (present.generation, present.split):
+            known = {*self._loaded, *traffic.split}
+            self._wanted = [version for version in dict.fromkeys([*spare[0], *spare[1]]) if version not in known]
             logger.info("%s serves generation %s: %s", self.model, traffic.generation, split)
             self._news.set()
-        self._loaded = later | before | versions
 
     def _try_to_load(self, version: str) -> None:
         try:
@@ -144,6 +152,25 @@ class Follower:
         self._retry_at = time.monotonic() + self.retry_seconds
         self._news.set()
 
+    def _load_spare(self, traffic: Traffic) -> None:
+        """Load a version that only a rollback would need; what stands against it is no trouble of those who serve."""
+        version = self._wanted.pop(0)
+        try:
+            self._loaded[version] = self.load(self.model, version)
+        except PermanentError as error:
+            logger.info("Version %s of %s is refused, should a rollback ask for it: %s", version, self.model, error)
+            return
+        except MLOpsError as error:
+            logger.info("Version %s of %s is not ready for a rollback yet: %s", version, self.model, error)
+            self._wanted.append(version)
+            self._retry_at = time.monotonic() + self.retry_seconds
+            return
+        except Exception:  # a broken model file may raise anything, and nobody is served by it
+            logger.exception("Version %s of %s can't be loaded, should a rollback ask for it", version, self.model)
+            return
+        logger.info("Version %s of %s is loaded in case of a rollback", version, self.model)
+        self._move_to(traffic)
+
     def _opened(self, traffic: Traffic) -> bool:
         """
         Whether unpinned requests may be answered: not before the model's first settled record.
@@ -155,22 +182,18 @@ class Follower:
             return True
         return any(record.settled for record in self.ledger.traffic_history(self.model))
 
-    def _spare(
-        self, traffic: Traffic, serving: Mapping[str, LoadedVersion]
-    ) -> tuple[dict[str, LoadedVersion], dict[str, LoadedVersion]]:
-        """Loaded versions besides *serving* that a rollback of *traffic* would bring back, and that one after it."""
+    def _spare(self, traffic: Traffic) -> tuple[list[str], list[str]]:
+        """The versions that a rollback of *traffic* would bring back, and those that one more would."""
         refused = rolled_back(self.ledger, self.model)
         # Loading takes time: what was recorded meanwhile is for the next look.
         history = [each for each in self.ledger.traffic_history(self.model) if each.generation <= traffic.generation]
         settled = max((place for place, record in enumerate(history) if record.settled), default=-1)
-        found = []
+        found: list[list[str]] = []
         for records in (history, history[: settled + 1]):
             try:
-                split = rollback_split(records, refused)
+                found.append(list(rollback_split(records, refused)))
             except RolloutRefusedError:  # there is nowhere to go back to
-                split = {}
-            spare = {version: loaded for version, loaded in self._loaded.items() if version not in serving}
-            found.append({version: loaded for version, loaded in spare.items() if version in split})
+                found.append([])
         return found[0], found[1]
 
     def _follow(self) -> None:

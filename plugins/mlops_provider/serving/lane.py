@@ -83,7 +83,7 @@ class Call:
         """
         Say no.
 
-        :param own_fault: Whether any other version had to refuse it as well.
+        :param own_fault: Whether no other version would have answered it either.
         """
         self.outcome, self.own_fault = refused, own_fault
 

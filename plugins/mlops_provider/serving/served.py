@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -274,7 +275,7 @@ class ServedModel:
         Count a call that is over, for rollouts to judge its version by.
 
         :param code: Its HTTP status. A log that can't be written (503) is not the version's fault, nor are rows that
-            any version had to refuse; that others wait for it too long (429) is.
+            no other version answers either; that others wait for it too long (429) is.
         """
         if not call.counts or code == 503 or (call.own_fault and code in (400, 500)):
             return
@@ -296,10 +297,12 @@ class ServedModel:
             call = calls[0][0]
             if isinstance(error, ValueError | TypeError):
                 logger.info("Version %s refused request %s: %s", version.version, call.request_id, type(error).__name__)
-                call.outcome = self._cannot_score(version, joined, error)
+                refused = self._cannot_score(version, joined, error)
             else:
                 logger.exception("Version %s of %s failed on request %s", version.version, self.model, call.request_id)
-                call.outcome = failed()
+                refused = failed()
+            others = _others_answer(call)
+            call.refuse(refused, own_fault=bool(others) and not any(others))
             return []
         features, end = logged(joined, requests), 0
         parts: list[Scored] = []
@@ -460,19 +463,20 @@ def _checked(version: LoadedVersion, batch: Sequence[Call]) -> Iterable[tuple[Ca
         try:
             yield call, call.content.rows(version.columns)
         except RefusedRequestError as refused:
-            call.refuse(refused, own_fault=not _fits_another(call))
+            call.refuse(refused, own_fault=not any(_others_answer(call)))
 
 
-def _fits_another(call: Call) -> bool:
-    """Whether a version of other columns, loaded or left by a rollout, takes rows that a call's own version refused."""
+def _others_answer(call: Call) -> list[bool]:
+    """Whether what a call's own version refused is answered by each other one, loaded or left by a rollout."""
+    found = []
     for other in (*call.snapshot.versions.values(), *call.snapshot.before.values()):
-        if other.columns != call.version.columns:
-            try:
-                call.content.rows(other.columns)
-            except RefusedRequestError:
-                continue
-            return True
-    return False
+        if other is not call.version:
+            answers = False
+            with contextlib.suppress(Exception):  # whatever it raises, it has no answer
+                rows = call.content.rows(other.columns)
+                answers = bool(_finite(other.predict(arrays(other.columns, [rows])), len(rows)))
+            found.append(answers)
+    return found
 
 
 def _alike(version: LoadedVersion, batch: Sequence[Call]) -> Iterable[Sequence[tuple[Call, Rows]]]:
