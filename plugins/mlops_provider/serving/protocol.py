@@ -181,12 +181,13 @@ def answer(
 
 
 def _from_json(content: Any) -> Content:
-    given = [layout for layout in LAYOUTS if layout in content] if isinstance(content, dict) else []
+    given = content.keys() & LAYOUTS if isinstance(content, dict) else ()
     if len(given) != 1:
         raise RefusedRequestError(f"The body must be a JSON object with exactly one of {', '.join(LAYOUTS)}.")
     if content.get("params"):
         raise RefusedRequestError("The model takes no params.")
-    layout, value = given[0], content[given[0]]
+    (layout,) = given
+    value = content[layout]
     if layout == "dataframe_split":
         return _from_split(value)
     if layout == "inputs" and isinstance(value, dict):

@@ -45,7 +45,6 @@ MOST_SHADOWED_BYTES = 16 * 1024 * 1024
 
 _PLAIN = frozenset({str, int, float, bool})
 NO_PSEUDONYMS = Pseudonyms()
-_NOTHING: dict[str, Any] = {}
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 
@@ -63,6 +62,23 @@ class Scored(NamedTuple):
     features: Sequence[Mapping[str, Any]]
     identities: Sequence[str | None]
     answered_by: list[str] | None = None
+
+
+class _Line(msgspec.Struct, omit_defaults=True, gc=False):
+    """A row of the prediction log, as ``docs/contracts.md`` has it."""
+
+    request_id: str
+    row: int
+    model: str
+    version: str
+    generation: int
+    arm: str
+    answered_at: str
+    latency_ms: float
+    prediction: float
+    features: Mapping[str, Any]
+    answered_by: str | None = None
+    keys: str | None = None
 
 
 class ServedModel:
@@ -341,20 +357,20 @@ class ServedModel:
             return
         answered_at, now = datetime.now(UTC).isoformat(), time.perf_counter()
         lines = [
-            {
-                "request_id": call.request_id,
-                "row": number,
-                "model": self.model,
-                "version": call.version.version,
-                "generation": call.snapshot.generation,
-                "arm": call.arm,
-                "answered_at": answered_at,
-                "latency_ms": round((now - call.arrived) * 1000, 3),
-                "prediction": prediction,
-                **({"answered_by": answered_by[number]} if answered_by is not None else _NOTHING),
-                **({"keys": identity} if identity else _NOTHING),
-                "features": cells,
-            }
+            _Line(
+                request_id=call.request_id,
+                row=number,
+                model=self.model,
+                version=call.version.version,
+                generation=call.snapshot.generation,
+                arm=call.arm,
+                answered_at=answered_at,
+                latency_ms=int((now - call.arrived) * 1e6) / 1000,
+                prediction=prediction,
+                features=cells,
+                answered_by=answered_by[number] if answered_by is not None else None,
+                keys=identity or None,
+            )
             for call, predictions, features, identities, answered_by in scored
             for number, (prediction, cells, identity) in enumerate(zip(predictions, features, identities, strict=True))
         ]
