@@ -64,7 +64,7 @@ def test_a_bad_month_fails_in_words(here: Place, capsys: pytest.CaptureFixture[s
 def test_a_missing_month_is_asked_for(here: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert mlops("run", "score", "--model", MODEL_YAML) == 1
 
-    assert "partition key" in capsys.readouterr().err
+    assert "score works on one month at a time: name it, as in --partition 2013-01." in capsys.readouterr().err
 
 
 def test_scoring_before_there_is_a_model_is_nothing_to_do(here: Place, capsys: pytest.CaptureFixture[str]) -> None:

@@ -521,7 +521,9 @@ def test_a_rollback_that_nobody_saw_served_is_confirmed_by_the_next_one_unless_i
     behind = target.observe()
     with monkeypatch.context() as patch:
         patch.setattr(target, "observe", lambda: behind)
-        with pytest.raises(StoreUnavailableError, match=r"is recorded, but .*: mlops rollback --reason .* --version 2"):
+        with pytest.raises(
+            StoreUnavailableError, match=r"is recorded, but .*: mlops rollback --model \S+ --reason .* --version 2"
+        ):
             back(world, target, "r1", patience=0.1)
     assert world.registry.aliases(MODEL)[Alias.CHAMPION] == "2"
     target.refusing = {"2"} if refused else set()
@@ -628,7 +630,7 @@ def test_a_rollback_holds_nothing_against_a_version_without_a_share_and_says_wha
     check_serving(world.spec(), world.stores, "2", target=target, origin=origin(run="two"))
     loaded = splits(world)[-1]
     monkeypatch.setattr(cli, "use_home", lambda: None)
-    monkeypatch.setattr(cli, "load_spec", lambda path: world.spec())
+    monkeypatch.setattr(cli, "spec_of", lambda model: world.spec())
     monkeypatch.setattr(cli, "target_of", lambda spec, stores: target)
     monkeypatch.setattr("mlops_provider.stores.suite.Stores.from_environment", lambda: world.stores)
 
@@ -646,7 +648,9 @@ def test_a_rollback_holds_nothing_against_a_version_without_a_share_and_says_wha
     settled = deploy(world.spec(), world.stores, "2", target=target, origin=origin(run="again"))
     assert settled.split == {"2": 100}
     assert "Version 2 does not return." in said()
-    assert "so nothing was moved now; to leave version 1 as well: mlops rollback --version 1" in said("2")
+    assert f"so nothing was moved now; to leave version 1 as well: mlops rollback --model {MODEL} --version 1" in said(
+        "2"
+    )
 
 
 def test_two_rollbacks_at_once_are_one(world: World, target: InProcessTarget) -> None:

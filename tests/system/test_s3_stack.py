@@ -38,10 +38,12 @@ def test_task_logs_are_read_from_s3(stack: RunningStack) -> None:
     stack.ingested("2013-01")
     [run] = [run for run in stack.runs(INGEST) if run["partition_key"] == "2013-01"][:1]
 
-    log = stack.log(INGEST, run["dag_run_id"], "land_data")
+    def log() -> str:
+        return stack.log(INGEST, run["dag_run_id"], "land_data")
 
-    assert f"s3://{local_aws.LOGS}/" in log
-    assert "Landed 2013-01" in log
+    # A worker uploads the log of a task after the task has ended.
+    wait_until(lambda: f"s3://{local_aws.LOGS}/" in log(), "the log to come from the bucket")
+    assert "Landed 2013-01" in log()
     assert any(
         "task_id=land_data" in uri for uri in Aws(stack.s3_url).s3().sizes(f"s3://{local_aws.LOGS}/dag_id={INGEST}")
     )

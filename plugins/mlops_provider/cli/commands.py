@@ -64,7 +64,9 @@ def option(name: str, help: str, **options: Any) -> Argument:
     return Argument((name,), {"help": help, **options})
 
 
-MODEL = option("--model", "the model.yaml to work with (default: %(default)s)", default=DEFAULT_MODEL_YAML)
+MODEL = option(
+    "--model", "the model.yaml, or the name of a model in include/ (default: %(default)s)", default=DEFAULT_MODEL_YAML
+)
 
 PACKAGE = option("--package", "folder that `mlops package` wrote", required=True)
 

@@ -16,12 +16,12 @@ from mlops_provider.cli.progress import Progress
 from mlops_provider.cli.replay_callers import Callers
 from mlops_provider.cli.replay_fault import bad_candidate
 from mlops_provider.cli.replay_table import Row, fault_row, heading, incident_of, line, row_of
+from mlops_provider.cli.target import spec_of
 from mlops_provider.cli.up import addresses
 from mlops_provider.core import partitions
 from mlops_provider.core.names import Environment, Kind
 from mlops_provider.core.origin import Origin
 from mlops_provider.exceptions import ConfigurationError, PermanentError, StoreUnavailableError
-from mlops_provider.spec import load_spec
 
 if TYPE_CHECKING:
     from mlops_provider.core.evidence import Record
@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> int:
     if stack is None:
         raise ConfigurationError(f"No stack is up in {home.root}: start it with `mlops up`.")
     require_fault(stack, arguments.fault)
-    spec = load_spec(arguments.model)
+    spec = spec_of(arguments.model)
     first = partitions.check(arguments.first or spec.first_partition)
     if arguments.months < 1:
         raise ConfigurationError("--months must be 1 or more.")

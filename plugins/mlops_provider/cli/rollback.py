@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 from mlops_provider.cli.home import use_home
 from mlops_provider.cli.run import origin_of
-from mlops_provider.cli.target import target_of
+from mlops_provider.cli.target import spec_of, target_of
 from mlops_provider.core import rollout
 from mlops_provider.core.names import Kind
-from mlops_provider.spec import load_spec
 
 if TYPE_CHECKING:
     from mlops_provider.core.origin import Origin
@@ -24,7 +23,7 @@ def main(arguments: argparse.Namespace) -> int:
     from mlops_provider.stores.suite import Stores
 
     use_home()
-    spec, stores = load_spec(arguments.model), Stores.from_environment()
+    spec, stores = spec_of(arguments.model), Stores.from_environment()
     target, origin = target_of(spec, stores), origin_of("rollback_model", stage="rollback")
     traffic = rollback(
         spec.name,
@@ -46,9 +45,11 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _left(ledger: Ledger, traffic: Traffic, origin: Origin) -> str:
     """Say what became of the versions that were left, or that they had left before."""
+    from mlops_provider.steps.traffic import rollback_command
+
     model, serving = traffic.model, rollout.champion(traffic)
     moved = ledger.find(Kind.TRAFFIC, f"{model}:{traffic.generation}")
-    further = f"to leave version {serving} as well: mlops rollback --version {serving} --reason '…'"
+    further = f"to leave version {serving} as well: {rollback_command(model, serving)}"
     if moved is None or moved.payload["origin"] != origin.key:
         return f"It was brought back before ({traffic.reason}), so nothing was moved now; {further}."
     decided = ledger.find(Kind.ROLLBACK, f"{model}:{traffic.generation - 1}")

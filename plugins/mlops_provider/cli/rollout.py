@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlops_provider.cli.home import use_home
 from mlops_provider.cli.run import origin_of
-from mlops_provider.cli.target import target_of
+from mlops_provider.cli.target import spec_of, target_of
 from mlops_provider.core import rollout
 from mlops_provider.exceptions import ConfigurationError
-from mlops_provider.spec import ModelSpec, load_spec
+from mlops_provider.spec import ModelSpec
 
 if TYPE_CHECKING:
     from mlops_provider.core.rollout import Step
@@ -99,9 +98,7 @@ def opened(model: str, *, releases: bool = False) -> tuple[ModelSpec, Stores, Ta
     from mlops_provider.stores.suite import Stores
 
     use_home()
-    named = Path("include", model, "model.yaml")
-    spec = load_spec(named if named.is_file() else model)
-    stores = Stores.from_environment()
+    spec, stores = spec_of(model), Stores.from_environment()
     return spec, stores, target_of(spec, stores, releases=releases)
 
 

@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlops_provider.cli.home import Stack, use_home
-from mlops_provider.cli.target import target_of
+from mlops_provider.cli.target import spec_of, target_of
 from mlops_provider.core import partitions, rollout
 from mlops_provider.core.names import Environment, Kind
 from mlops_provider.core.origin import BY_HAND, Origin
 from mlops_provider.exceptions import ConfigurationError, MLOpsError, NothingToDo, RolloutRefusedError, TransientError
-from mlops_provider.spec import ModelSpec, load_spec
+from mlops_provider.spec import ModelSpec
 
 if TYPE_CHECKING:
     from mlops_provider.stores.suite import Stores
@@ -40,9 +40,11 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"No stack is up here and {Environment.TABLES_URI} is not set: working in {home.local}.")
     if arguments.dry_run and arguments.stage != "deploy":
         raise ConfigurationError("--dry-run is for deploy; the other stages say what they did, and move no traffic.")
+    if arguments.stage != "deploy" and not arguments.partition:
+        raise ConfigurationError(f"{arguments.stage} works on one month at a time: name it, as in --partition 2013-01.")
     # A deployment is about a version; everything else is about a month.
     month = "" if arguments.stage == "deploy" else partitions.check(arguments.partition)
-    spec = load_spec(arguments.model)
+    spec = spec_of(arguments.model)
     stages = Stages(spec, Stores.from_environment(), month, run_id=arguments.run_id or new_run_id())
     if arguments.stage == "deploy":
         stages.deploy(arguments.version, dry_run=arguments.dry_run)

@@ -163,7 +163,8 @@ def decoded(body: bytes) -> Any:
     except ValueError as error:
         _, _, place = str(error).partition("(byte ")
         where = f" at byte {place.rstrip(')')}" if place.rstrip(")").isdecimal() else ""
-        raise RefusedRequestError(f"The body is not valid JSON{where}.") from None
+        cell = " A missing cell is null." if b"NaN" in body else ""
+        raise RefusedRequestError(f"The body is not valid JSON{where}.{cell}") from None
 
 
 def answer(

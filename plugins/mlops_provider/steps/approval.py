@@ -27,7 +27,7 @@ def require_gate(ledger: Ledger, model: str, version: str) -> Record:
     if registered is None:
         raise RolloutRefusedError(
             f"Version {version} of {model!r} was not registered through the gate: the ledger has no registration of "
-            "it. Train it with the model's train DAG."
+            "it. Train it with the model's train DAG, or `mlops run train`."
         )
     gate = _gate_of(ledger, registered)
     if gate is None or not gate.payload.get("passed") or gate.payload.get("run_id") != _trained_run(ledger, registered):

@@ -168,8 +168,10 @@ def _read(source: Path, columns: tuple[Column, ...]) -> pa.Table:
             kinds = {column.name: TYPES[column.kind] for column in columns}
             convert = pyarrow.csv.ConvertOptions(column_types=kinds, strings_can_be_null=True)
             rows = pyarrow.csv.read_csv(source, convert_options=convert)
-    except (OSError, pa.ArrowException) as error:
-        raise SourceError(f"{source} can't be read ({type(error).__name__}): it must be CSV or Parquet.") from error
+    except pa.ArrowException as error:
+        raise SourceError(f"{source} can't be read: it must be CSV or Parquet. {error}") from error
+    except OSError as error:
+        raise SourceError(f"{source} can't be read: {error.strerror or error}.") from error
     if lacking := [column.name for column in columns if column.name not in rows.column_names]:
         raise SourceError(f"{source} lacks {len(lacking)} of {len(columns)} columns: {', '.join(lacking[:10])}.")
     return rows

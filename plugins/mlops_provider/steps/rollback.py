@@ -17,7 +17,7 @@ from mlops_provider.exceptions import (
     TransientError,
 )
 from mlops_provider.steps.incidents import end_paused, project_rollback
-from mlops_provider.steps.traffic import ROLLBACK, Lever
+from mlops_provider.steps.traffic import ROLLBACK, Lever, rollback_command
 
 if TYPE_CHECKING:
     from mlops_provider.core.origin import Origin
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from mlops_provider.targets import Target
 
 logger = logging.getLogger(__name__)
-
-AGAIN = "mlops rollback --reason '…'"
-"""What a person says to wait for a rollback, or to go further back once it was seen."""
 
 
 def rollback(
@@ -76,8 +73,8 @@ def rollback(
         )
     end_paused(lever, traffic, reason)
     try:
-        further = f"mlops rollback --version {rollout.champion(traffic)} --reason '…'"
-        again = f"{AGAIN}; if it can't serve, to go further back: {further}"
+        further = rollback_command(model, rollout.champion(traffic))
+        again = f"{rollback_command(model)}; if it can't serve, to go further back: {further}"
         if replicas := lever.wait_for(traffic, again=again, patience=patience):
             seconds = time.monotonic() - started
             logger.info("Every replica of %s serves generation %s after %.3f s", model, traffic.generation, seconds)
@@ -88,7 +85,7 @@ def rollback(
                 raise ServingCheckError(
                     f"The rollback of {model!r} stands: every replica serves generation {traffic.generation} "
                     f"({rollout.describe(traffic.split)}). But asked with sample rows: {refused} To go further back: "
-                    f"{AGAIN}."
+                    f"{rollback_command(model)}."
                 ) from refused
     except TransientError as trouble:
         if waited is None:
@@ -134,6 +131,7 @@ def _ask_once(
     except StoreUnavailableError as away:
         raise StoreUnavailableError(
             f"The rollback of {target.model!r} stands: every replica serves generation {traffic.generation} "
-            f"({rollout.describe(traffic.split)}). But it does not answer yet: {away} To ask again: {AGAIN}."
+            f"({rollout.describe(traffic.split)}). But it does not answer yet: {away} To ask again: "
+            f"{rollback_command(target.model)}."
         ) from away
     return None

@@ -69,6 +69,12 @@ def abort_command(model: str) -> str:
     return f"mlops rollout abort {model} --reason '…'"
 
 
+def rollback_command(model: str, version: str | None = None) -> str:
+    """What a person says to wait for a rollback, or to go further back; *version* is the one to leave."""
+    leaving = f" --version {version}" if version else ""
+    return f"mlops rollback --model {model}{leaving} --reason '…'"
+
+
 def seconds_since(record: Record) -> float:
     """Seconds of the wall clock since a record was written."""
     return (datetime.now(UTC) - datetime.fromisoformat(record.recorded_at)).total_seconds()
